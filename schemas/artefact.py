@@ -1,0 +1,200 @@
+"""A model as it is stored and announced: a directory of files, described by a manifest that is written last.
+
+    step.onnx              (state f32[B,S], x f32[B,D]) -> (next_state f32[B,S], query f32[B,D])
+    catalogue.safetensors  embedding f32[N,D], bias f32[N], hash u64[N]
+    items.msgpack          the N item ids, in row order
+    probes.safetensors     rows i32[P,L] (right padded with -1), query f32[P,D], top i32[P,K]
+    manifest.json
+
+The score of an item is its embedding times the query, plus its bias. A probe is a history with the query and the best
+rows that the step must give for it, folded from a state of zeros: a worker runs them before it serves a model.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, Self
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from schemas.item import item_hash
+from schemas.malformed import Malformed
+
+CHAMPION: Final = "champion"
+"""key on the topic `models` of the model that workers serve"""
+
+MANIFEST: Final = "manifest.json"
+STEP: Final = "step.onnx"
+CATALOGUE: Final = "catalogue.safetensors"
+ITEMS: Final = "items.msgpack"
+PROBES: Final = "probes.safetensors"
+
+Version = Annotated[int, Field(gt=0, lt=1 << 64)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class File(BaseModel):
+    """A file of an artefact."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+    """bytes"""
+
+
+class Manifest(BaseModel):
+    """What a model is, where its files are, and where it came from. Published on the topic `models` as JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    version: Version
+    """UTC milliseconds of the export"""
+    path: Annotated[str, Field(min_length=1, max_length=1024)]
+    """of the artefact's directory, relative to the artefact store"""
+    files: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+\.[a-z]+$")], File]
+    items: Positive
+    """N, rows of the catalogue"""
+    width: Positive
+    """D, floats of a query"""
+    state: Positive
+    """S, floats of a state"""
+    offsets: dict[str, int] = {}
+    """for each partition of `interactions`, the first offset that was not trained on"""
+    parameters: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
+    libraries: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _has_every_file(self) -> Self:
+        missing = {STEP, CATALOGUE, ITEMS, PROBES} - self.files.keys()
+        if missing:
+            raise ValueError(f"files lacks {', '.join(sorted(missing))}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The items a model knows, by row."""
+
+    embedding: NDArray[np.float32]
+    """[N, D]"""
+    bias: NDArray[np.float32]
+    """[N]"""
+    hashes: NDArray[np.uint64]
+    """[N], see `schemas.item.item_hash`"""
+    item_ids: list[str]
+    """[N]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Histories with the answers that the step must give."""
+
+    rows: NDArray[np.int32]
+    """[P, L] catalogue rows, oldest first, right padded with -1"""
+    query: NDArray[np.float32]
+    """[P, D] after the last row"""
+    top: NDArray[np.int32]
+    """[P, K] rows of the best scores, best first, nothing masked"""
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest as JSON."""
+    return manifest.model_dump_json(indent=1).encode()
+
+
+def decode_manifest(value: bytes) -> Manifest:
+    """Decode a manifest.
+
+    Raises:
+        Malformed: not a manifest of this format; the first broken rule is named.
+    """
+    try:
+        return Manifest.model_validate_json(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(("manifest", *map(str, first["loc"])))
+        raise Malformed(field, first["input"], first["msg"].lower()) from None
+
+
+def build_catalogue(embedding: NDArray[np.float32], bias: NDArray[np.float32], item_ids: list[str]) -> Catalogue:
+    """Join the arrays of a catalogue with the hashes of its ids.
+
+    Raises:
+        Malformed: shapes that do not fit, or two ids with one hash.
+    """
+    hashes = np.fromiter(map(item_hash, item_ids), np.uint64, len(item_ids))
+    return _checked(
+        Catalogue(np.ascontiguousarray(embedding, "<f4"), np.ascontiguousarray(bias, "<f4"), hashes, item_ids)
+    )
+
+
+def encode_catalogue(catalogue: Catalogue) -> tuple[bytes, bytes]:
+    """The catalogue as the files CATALOGUE and ITEMS."""
+    arrays: dict[str, NDArray[Any]] = {
+        "embedding": catalogue.embedding,
+        "bias": catalogue.bias,
+        "hash": catalogue.hashes,
+    }
+    return save(arrays), msgpack.packb(catalogue.item_ids)
+
+
+def decode_catalogue(arrays: bytes, item_ids: bytes) -> Catalogue:
+    """Decode the files CATALOGUE and ITEMS.
+
+    Raises:
+        Malformed: missing arrays, wrong types, or shapes that do not fit.
+    """
+    loaded = _load(CATALOGUE, arrays, {"embedding": np.float32, "bias": np.float32, "hash": np.uint64})
+    try:
+        ids = msgpack.unpackb(item_ids)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise Malformed(ITEMS, item_ids, f"must be msgpack ({error})") from None
+    if type(ids) is not list or not all(type(i) is str for i in ids):
+        raise Malformed(ITEMS, ids, "must be a list of strings")
+    return _checked(Catalogue(loaded["embedding"], loaded["bias"], loaded["hash"], ids))
+
+
+def encode_probes(probes: Probes) -> bytes:
+    """The probes as the file PROBES."""
+    return save({"rows": probes.rows, "query": probes.query, "top": probes.top})
+
+
+def decode_probes(value: bytes) -> Probes:
+    """Decode the file PROBES.
+
+    Raises:
+        Malformed: missing arrays, wrong types, or shapes that do not fit.
+    """
+    loaded = _load(PROBES, value, {"rows": np.int32, "query": np.float32, "top": np.int32})
+    probes = Probes(loaded["rows"], loaded["query"], loaded["top"])
+    shapes = [array.shape for array in (probes.rows, probes.query, probes.top)]
+    if any(len(shape) != 2 or shape[0] != shapes[0][0] for shape in shapes) or not shapes[0][0]:
+        raise Malformed(PROBES, shapes, "must be [P, L], [P, D] and [P, K] with P > 0")
+    return probes
+
+
+def _checked(catalogue: Catalogue) -> Catalogue:
+    n = len(catalogue.item_ids)
+    shapes = [catalogue.embedding.shape[:1], catalogue.bias.shape, catalogue.hashes.shape]
+    if n == 0 or catalogue.embedding.ndim != 2 or shapes != [(n,)] * 3:
+        raise Malformed(CATALOGUE, shapes, f"must hold [N, D], [N] and [N] for N = {n} > 0 item ids")
+    if len(np.unique(catalogue.hashes)) != n:
+        raise Malformed("hash", f"{n} items", "must differ for every item: change an id that collides")
+    return catalogue
+
+
+def _load(file: str, value: bytes, types: dict[str, type[Any]]) -> dict[str, NDArray[Any]]:
+    try:
+        arrays: dict[str, NDArray[Any]] = load(value)
+    except SafetensorError as error:
+        raise Malformed(file, value, f"must be safetensors ({error})") from None
+    for name, dtype in types.items():
+        if name not in arrays or arrays[name].dtype != dtype:
+            raise Malformed(f"{file}.{name}", arrays.get(name, np.empty(0)).dtype, f"must be {dtype.__name__}")
+    return arrays

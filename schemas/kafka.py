@@ -1,0 +1,115 @@
+"""How every process talks to Kafka: client settings, topic descriptions, and reading a range of a partition in bulk."""
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from schemas.settings import Settings
+
+TIMEOUT_S = 30.0
+
+
+class TopicDescription(NamedTuple):
+    """A topic as the cluster has it; a topic that was deleted and made again has another id."""
+
+    topic_id: str
+    partitions: int
+
+
+def client_config(settings: Settings) -> dict[str, Any]:
+    """What every confluent-kafka client needs to reach the cluster."""
+    return {"bootstrap.servers": settings.broker, "reconnect.backoff.max.ms": 1000}
+
+
+def producer_config(settings: Settings) -> dict[str, Any]:
+    """A producer whose records are neither lost, repeated nor reordered, and placed as Kafka's own clients place them.
+
+    librdkafka's default partitioner is CRC32, which would split a user's events and state over two partitions.
+    """
+    return client_config(settings) | {
+        "acks": "all",
+        "enable.idempotence": True,
+        "partitioner": "murmur2_random",
+        "queue.buffering.max.messages": 1_000_000,
+        "queue.buffering.max.kbytes": 1 << 20,
+        "batch.num.messages": 10_000,
+        "batch.size": 1 << 20,
+        "message.timeout.ms": 300_000,
+    }
+
+
+def consumer_config(settings: Settings) -> dict[str, Any]:
+    """A consumer that belongs to no group and commits nothing: for bulk reading and for following a topic."""
+    return client_config(settings) | {
+        "group.id": f"{settings.app}-reader",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "isolation.level": "read_committed",
+        "enable.partition.eof": False,
+        "allow.auto.create.topics": False,
+        "fetch.wait.max.ms": 10,
+        "fetch.queue.backoff.ms": 5,
+        "fetch.max.bytes": 64 << 20,
+        "max.partition.fetch.bytes": 16 << 20,
+        "queued.max.messages.kbytes": 256 << 10,
+    }
+
+
+def describe_topics(settings: Settings, names: list[str]) -> dict[str, TopicDescription]:
+    """Id and partition count of each topic.
+
+    Raises:
+        KafkaException: the cluster cannot be reached, or a topic does not exist.
+    """
+    admin = AdminClient(client_config(settings))
+    answers = admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
+    described = {name: answer.result() for name, answer in answers.items()}
+    return {name: TopicDescription(str(topic.topic_id), len(topic.partitions)) for name, topic in described.items()}
+
+
+def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
+    """First offset and end offset of a partition, as `read_committed` sees them.
+
+    Raises:
+        KafkaException: the cluster cannot be reached.
+    """
+    low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_S)
+    return low, high
+
+
+def read_range(
+    settings: Settings, topic: str, partition: int, start: int, end: int, batch: int = 20_000
+) -> Iterator[list[Message]]:
+    """Read the records of `topic`[`partition`] with offsets in start..end-1, in lists of at most `batch`.
+
+    Offsets may have gaps (compaction, transaction markers). `start` must not lie before the log's first offset.
+
+    Raises:
+        KafkaException: the cluster cannot be reached, or `start` is outside the log.
+        TimeoutError: no progress for 30 s.
+    """
+    consumer = Consumer(consumer_config(settings))
+    try:
+        here = TopicPartition(topic, partition)
+        consumer.assign([TopicPartition(topic, partition, start)])
+        position, deadline = start, time.monotonic() + TIMEOUT_S
+        while position < end:
+            messages = consumer.consume(batch, 0.2)
+            for message in messages:
+                if (error := message.error()) is not None:
+                    raise KafkaException(error)
+            reached = consumer.position([here])[0].offset
+            if reached > position:
+                position, deadline = reached, time.monotonic() + TIMEOUT_S
+            elif time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{topic}[{partition}] gave nothing from offset {position} to {end} for {TIMEOUT_S} s"
+                )
+            if wanted := [message for message in messages if (message.offset() or 0) < end]:
+                yield wanted
+    finally:
+        consumer.close()

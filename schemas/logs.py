@@ -1,0 +1,64 @@
+"""Logging with structlog: aligned and coloured for a person on a terminal, one JSON object a line otherwise."""
+
+import logging
+import logging.config
+import sys
+import time
+from typing import Any, Final
+
+import structlog
+
+_QUIET_S: Final = 10.0
+"""a library's repeated message is logged at most this often: an outage makes aiokafka log 75 lines a second"""
+
+
+def configure(level: str, **context: Any) -> None:
+    """Send structlog and the standard library's loggers to stderr in one form; `context` is on every line."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        lambda _logger, _method, event: {**context, **event},
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    person = sys.stderr.isatty()
+    final: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if person
+        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+        )
+    )
+    handler.addFilter(_Repeats())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO if level == "DEBUG" else level)
+    for library in ("aiokafka", "faust", "mode", "kafka"):
+        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+class _Repeats(logging.Filter):
+    """Drops a library's message that was logged from the same line a moment ago."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, dict):  # our own, through structlog
+            return True
+        line, now = (record.pathname, record.lineno), time.monotonic()
+        if now - self._last.get(line, -_QUIET_S) < _QUIET_S:
+            return False
+        self._last[line] = now
+        return True

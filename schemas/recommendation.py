@@ -1,0 +1,99 @@
+"""A recommendation list with its provenance: the value of a record on the topic `recommendations`."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import msgpack
+
+from schemas.malformed import Malformed
+from schemas.packing import pack_json, unpack_map
+
+
+class Cause(StrEnum):
+    """Why a list was sent."""
+
+    EVENT = "event"
+    """a new event"""
+    REPLAY = "replay"
+    """an event that was already applied came again: its list may never have left"""
+    MODEL = "model"
+    """the user's state was folded again under a new model"""
+    HEAL = "heal"
+    """another writer's record was put right"""
+
+
+class Recommendation(NamedTuple):
+    """The best items for a user, best first, after the event at (`partition`, `offset`)."""
+
+    user_id: str
+    items: Sequence[tuple[str, float]]
+    """(item id, score), best first"""
+    model: int
+    """version of the model: UTC milliseconds of its export"""
+    cause: Cause
+    partition: int
+    offset: int
+    """of the event that the user's state ends with"""
+    timestamp_ms: int
+    event_id: str | None
+    history_length: int
+    emitted_at_ms: int
+
+
+def encode(recommendation: Recommendation) -> bytes:
+    """The list as a msgpack map, scores in single precision."""
+    packed: bytes = msgpack.packb(_fields(recommendation), use_single_float=True)
+    return packed
+
+
+def encode_json(recommendation: Recommendation) -> bytes:
+    """The list as a JSON object."""
+    return pack_json(_fields(recommendation))
+
+
+def decode(value: bytes) -> Recommendation:
+    """Decode msgpack or JSON.
+
+    Raises:
+        Malformed: a field is missing or has the wrong type.
+    """
+    fields = unpack_map(value, "value")
+    event = _typed("event", fields.get("event"), dict)
+    cause = fields.get("cause")
+    if type(cause) is not str or cause not in Cause.__members__.values():
+        raise Malformed("cause", cause, f"must be one of {', '.join(Cause)}")
+    items = [_typed("items", item, dict) for item in _typed("items", fields.get("items"), list)]
+    event_id = event.get("event_id")
+    return Recommendation(
+        _typed("user_id", fields.get("user_id"), str),
+        [(_typed("item_id", item.get("item_id"), str), _typed("score", item.get("score"), float)) for item in items],
+        _typed("model", fields.get("model"), int),
+        Cause(cause),
+        _typed("event.partition", event.get("partition"), int),
+        _typed("event.offset", event.get("offset"), int),
+        _typed("event.timestamp", event.get("timestamp"), int),
+        None if event_id is None else _typed("event.event_id", event_id, str),
+        _typed("history_length", fields.get("history_length"), int),
+        _typed("emitted_at", fields.get("emitted_at"), int),
+    )
+
+
+def _fields(recommendation: Recommendation) -> dict[str, Any]:
+    r = recommendation
+    event = {"partition": r.partition, "offset": r.offset, "timestamp": r.timestamp_ms, "event_id": r.event_id}
+    return {
+        "user_id": r.user_id,
+        "items": [{"item_id": item_id, "score": score} for item_id, score in r.items],
+        "model": r.model,
+        "cause": r.cause.value,
+        "event": event,
+        "history_length": r.history_length,
+        "emitted_at": r.emitted_at_ms,
+    }
+
+
+def _typed(field: str, value: Any, kind: type[Any]) -> Any:
+    if type(value) is not kind:
+        raise Malformed(field, value, f"must be of type {kind.__name__}")
+    return value

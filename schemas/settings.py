@@ -1,0 +1,98 @@
+"""Settings that every process shares, and how a command is declared, parsed and run.
+
+A command is a `Settings` class with a docstring and a `run` method. Its fields come from the command line, then from
+the environment (`RECOMMENDER_*`), then from a `.env` file, then from their defaults; `--help` shows them all.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar
+
+from pydantic import Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+DONE, FAILED, REFUSED = 0, 1, 2
+"""Exit statuses: done; failed, a restart helps; a wrong setting or a refusal to start, a restart does not help."""
+
+TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
+
+
+class Refused(Exception):
+    """A command must not go on; the message is one line that names what is wrong and what mends it."""
+
+
+class Settings(BaseSettings):
+    """What producers, workers, training and operator tools must agree on."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix="RECOMMENDER_",
+        env_file=".env",
+        extra="ignore",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_show_env_vars=True,
+        cli_exit_on_error=False,
+    )
+
+    broker: str = Field("localhost:9092", min_length=1, description="Kafka bootstrap servers, host:port[,host:port]")
+    app: TopicName = Field("recommender", description="consumer group, and prefix of the changelog topic")
+    partitions: int = Field(16, ge=1, le=10_000, description="partitions of the topics that hold users")
+    replication: int = Field(1, ge=1, le=10, description="copies of each partition; 3 on a real cluster")
+    interactions: TopicName = Field("interactions", description="topic of events")
+    recommendations: TopicName = Field("recommendations", description="topic of lists")
+    dead_letters: TopicName = Field("interactions.dlq", description="topic of records that could not be read")
+    models: TopicName = Field("models", description="topic of model manifests")
+    items: TopicName = Field("items", description="topic of item titles and availability")
+    artefact_store: str = Field("./artefacts", min_length=1, description="where models are kept, a path or fsspec URL")
+    log_level: Annotated[str, StringConstraints(to_upper=True, pattern="^(?i:debug|info|warning|error)$")] = Field(
+        "INFO", description="debug, info, warning or error"
+    )
+
+    @property
+    def changelog(self) -> str:
+        """Topic of the users' state records."""
+        return f"{self.app}-users-changelog"
+
+
+class Command(Settings):
+    """A command of a program; its docstring is its help."""
+
+    def run(self) -> int:
+        """Do it and return the exit status."""
+        raise TypeError(f"{type(self).__name__} has no run method")
+
+
+def run(program: str, commands: Mapping[str, type[Command]], arguments: Sequence[str]) -> int:
+    """Run the command that `arguments` name, e.g. ``["topics", "--partitions", "8"]``.
+
+    Every way of being called wrongly is one line on stderr and exit status 2.
+    """
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        print(f"usage: {program} COMMAND [--help]\n")
+        for known, command in commands.items():
+            print(f"  {known:<10} {(command.__doc__ or '').partition(chr(10))[0]}")
+        return DONE
+    if name not in commands:
+        print(f"{program}: no command {name!r}, there are: {', '.join(commands)}", file=sys.stderr)
+        return REFUSED
+    return run_command(f"{program} {name}", commands[name], rest)
+
+
+def run_command(program: str, command: type[Command], arguments: Sequence[str]) -> int:
+    """Parse `arguments` into `command` and run it; see `run`."""
+    try:
+        return command(_cli_parse_args=list(arguments), _cli_prog_name=program).run()  # type: ignore[call-arg]
+    except ValidationError as error:
+        for problem in error.errors():
+            field = ".".join(map(str, problem["loc"]))
+            wrong = f", got {problem['input']!r}" if problem["loc"] and "input" in problem else ""
+            print(f"{program}: {field}: {problem['msg'].lower()}{wrong}", file=sys.stderr)
+    except (SettingsError, Refused) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    return REFUSED
