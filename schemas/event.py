@@ -110,8 +110,8 @@ def _fields(event: Event) -> dict[str, Any]:
 def _identifier(field: str, value: Any) -> str:
     if type(value) is not str:
         raise Malformed(field, value, "must be a string")
-    # most ids are short: only a long one is encoded to be measured
-    if not value or (len(value) * 4 > MAX_ID_BYTES and _byte_length(field, value) > MAX_ID_BYTES):
+    length = len(value) if value.isascii() else _byte_length(field, value)
+    if not 0 < length <= MAX_ID_BYTES:
         raise Malformed(field, value, f"must be 1 to {MAX_ID_BYTES} bytes")
     return value
 

@@ -1,0 +1,1 @@
+"""The worker: reads events, advances users' states, sends lists. Never imports torch or `training`."""
