@@ -1,18 +1,33 @@
 """`python -m ops COMMAND`: what an operator runs."""
 
+import logging
 import sys
+from collections.abc import Mapping
 
-from ops.kafka import Kafka
-from schemas.settings import run
+from confluent_kafka import KafkaException
+from kafka.errors import KafkaError
 
-COMMANDS = {
+from ops.distribution import Unavailable
+from ops.kafka import BrokerFailed, Kafka
+from ops.topics import Topics, Unreachable
+from schemas import logs
+from schemas.settings import FAILED, Command, run
+
+COMMANDS: Mapping[str, type[Command]] = {
     "kafka": Kafka,
+    "topics": Topics,
 }
 
 
 def main() -> int:
     """Run the command that the command line names and return its exit status."""
-    return run("python -m ops", COMMANDS, sys.argv[1:])
+    logs.configure("ERROR")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it raises what it logs
+    try:
+        return run("python -m ops", COMMANDS, sys.argv[1:])
+    except (BrokerFailed, KafkaError, KafkaException, Unavailable, Unreachable) as error:
+        print(f"python -m ops: {error}", file=sys.stderr)
+        return FAILED
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from pydantic import Field
 
-from ops.distribution import KAFKA_VERSION, Distribution, Unavailable, distribution
-from schemas.settings import DONE, FAILED, Command, Refused
+from ops.distribution import KAFKA_VERSION, Distribution, distribution
+from schemas.settings import DONE, Command, Refused
 
 HOST: Final = "127.0.0.1"
 
@@ -70,7 +70,7 @@ if os.getppid() == broker:
 """
 
 
-class KafkaError(Exception):
+class BrokerFailed(Exception):
     """The broker did not start or died; the message ends with the last lines of its log."""
 
 
@@ -122,7 +122,7 @@ class LocalKafka:
         """Start the broker and return once it answers a metadata request; nothing happens when it runs.
 
         Raises:
-            KafkaError: it died or gave no answer in time.
+            BrokerFailed: it died or gave no answer in time.
             Refused: the port is taken.
             Unavailable: Kafka could not be downloaded.
         """
@@ -199,7 +199,7 @@ class LocalKafka:
         # S603: both commands are built here, from our own paths
         formatted = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # noqa: S603
         if formatted.returncode:
-            raise KafkaError(f"kafka: {self.data_dir} could not be formatted\n{formatted.stdout}{formatted.stderr}")
+            raise BrokerFailed(f"{self.data_dir} could not be formatted\n{formatted.stdout}{formatted.stderr}")
 
     def _spawn(self, source: Distribution, properties: Path) -> subprocess.Popen[bytes]:
         guard = [sys.executable, "-I", "-S", "-c", _GUARDED]
@@ -215,10 +215,10 @@ class LocalKafka:
     def _wait_until_ready(self, deadline: float) -> None:
         while not self._answers():
             if self.pid is None:
-                raise KafkaError(f"kafka: the broker ended with status {self.wait()}\n{self.log_tail()}")
+                raise BrokerFailed(f"the broker ended with status {self.wait()}\n{self.log_tail()}")
             if time.monotonic() > deadline:
                 waited = f"{self._start_timeout_s:g} s"
-                raise KafkaError(f"kafka: no answer at {self.bootstrap} within {waited}\n{self.log_tail()}")
+                raise BrokerFailed(f"no answer at {self.bootstrap} within {waited}\n{self.log_tail()}")
             time.sleep(_POLL_S)
 
     def _answers(self) -> bool:
@@ -271,21 +271,13 @@ class Kafka(Command):
     """run a local Kafka broker in the foreground"""
 
     port: int = Field(9092, ge=0, le=65535, description="port on 127.0.0.1, 0 for a free one")
-    data_dir: Path = Field(Path("data/kafka"), description="folder of the broker's files, kept between runs")
+    data_dir: Path = Field(Path("data"), description="the broker keeps its files in the folder kafka in here")
 
     def run(self) -> int:
         """Start it, say where it is, and wait for Ctrl-C."""
-        kafka = LocalKafka(self.data_dir, self.port)
-        try:
-            with kafka, suppress(KeyboardInterrupt):
-                signal.signal(signal.SIGTERM, signal.default_int_handler)
-                print(
-                    f"Kafka {KAFKA_VERSION} at {kafka.bootstrap}, its data in {kafka.data_dir}; Ctrl-C stops it",
-                    flush=True,
-                )
-                status = kafka.wait()
-                raise KafkaError(f"kafka: the broker ended with status {status}\n{kafka.log_tail()}")
-        except (KafkaError, Unavailable) as error:
-            print(error, file=sys.stderr)
-            return FAILED
+        kafka = LocalKafka(self.data_dir / "kafka", self.port)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with suppress(KeyboardInterrupt), kafka:
+            print(f"Kafka {KAFKA_VERSION} at {kafka.bootstrap}, data in {kafka.data_dir}; Ctrl-C stops it", flush=True)
+            raise BrokerFailed(f"the broker ended with status {kafka.wait()}\n{kafka.log_tail()}")
         return DONE
