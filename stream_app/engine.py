@@ -1,0 +1,322 @@
+"""The engine: from fetched events to durable states and acknowledged lists. Knows no Faust.
+
+One lock: rounds, ownership changes and swaps never overlap. Any exception leaves the stores as they were before the
+round; the process must end, uncommitted, and the events come again.
+"""
+
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import structlog
+
+from schemas import recommendation, state
+from schemas.recommendation import Cause, Recommendation
+from schemas.state import NO_MODEL, StateRecord
+from stream_app.advance import Advanced, Change, advance
+from stream_app.broker import Broker, Confirm, DeadLetter, NotOwner, Outgoing, Record
+from stream_app.fold import fold
+from stream_app.intake import take_in
+from stream_app.model import Model
+from stream_app.settings import WorkerSettings
+from stream_app.user_table import UserTable
+
+_ATTEMPTS: Final = 3
+_RECOVERING_PARTITIONS: Final = 4
+_NEVER: Final = -math.inf
+"""score of an item that must not be in a list"""
+_log = structlog.get_logger()
+
+
+class Counters:
+    """What an engine has done since it started."""
+
+    events = 0
+    """applied"""
+    lists = 0
+    """acknowledged"""
+    replayed = 0
+    """events that came again after they were applied"""
+    repeated = 0
+    """events dropped because their event id was known"""
+    dead_letters = 0
+    rebased = 0
+    """states folded again under another model"""
+    healed = 0
+    """records put right after another writer"""
+    rounds = 0
+
+
+class _User(NamedTuple):
+    """One user's part of a round."""
+
+    partition: int
+    key: bytes
+    advanced: Advanced
+    model: Model | None
+
+
+class Engine:
+    """Advances the users of the partitions it owns."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        broker: Broker,
+        confirm: Confirm,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Own nothing yet and serve no model.
+
+        Args:
+            settings: the worker's.
+            broker: the output topics and the changelog.
+            confirm: asks the group whether a partition is still ours.
+            clock: seconds since the epoch, for the lists' `emitted_at`.
+        """
+        self.counters = Counters()
+        self._window = settings.history_length
+        self._list_length = settings.list_length
+        self._encode = recommendation.encode_json if settings.list_format == "json" else recommendation.encode
+        self._every = settings.emit == "every"
+        self._rebase_steps = settings.rebase_steps
+        self._skipped = {tuple(map(int, place.split(":"))) for place in settings.skip_records.split(",") if place}
+        self._broker = broker
+        self._confirm = confirm
+        self._clock = clock
+        self._table = UserTable(store_directory(settings), broker, confirm)
+        self._model: Model | None = None
+        self._previous: Model | None = None
+        self._unavailable: Collection[int] = ()
+        self._lock = threading.Lock()
+
+    @property
+    def model_version(self) -> int | None:
+        """Version of the model in service."""
+        return self._model.version if self._model else None
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions that are open."""
+        return self._table.partitions
+
+    def own(self, partitions: Collection[int]) -> int:
+        """Open and recover exactly these partitions, close all others.
+
+        Returns:
+            changelog records that were read.
+
+        Raises:
+            Refused: a store does not fit the topics.
+            NotOwner: the group gave a partition to another worker meanwhile.
+        """
+        with self._lock:
+            for partition in set(self._table.partitions) - set(partitions):
+                self._table.close(partition)
+            new = sorted(set(partitions) - set(self._table.partitions))
+            with ThreadPoolExecutor(_RECOVERING_PARTITIONS) as pool:
+                recovered = dict(zip(new, pool.map(self._table.open, new), strict=True))
+            self._send_again({partition: recovery.healed for partition, recovery in recovered.items()})
+            return sum(recovery.records for recovery in recovered.values())
+
+    def process(self, batches: Mapping[int, Sequence[Record]]) -> None:
+        """One round: apply the records of several partitions, each in offset order. All is durable when it returns.
+
+        Raises:
+            NotOwner: the group gave a partition to another worker.
+            Exception: anything else that must end the process.
+        """
+        with self._lock:
+            self._round(batches, {}, Cause.REPLAY)
+
+    def swap(self, model: Model) -> None:
+        """Serve `model` from the next round on; states of the present one move over as their users come."""
+        model.set_unavailable(self._unavailable)
+        with self._lock:
+            self._previous, self._model = self._model, model
+
+    def set_unavailable(self, item_hashes: Collection[int]) -> None:
+        """From the next round on these items are in no list; all others may be."""
+        with self._lock:
+            self._unavailable = item_hashes
+            for model in (self._model, self._previous):
+                if model is not None:
+                    model.set_unavailable(item_hashes)
+
+    def check_idle(self) -> None:
+        """Look whether another writer was on a changelog, also where no events come, and heal.
+
+        Raises:
+            NotOwner: the group gave a partition to another worker.
+        """
+        with self._lock:
+            overtaken = [partition for partition in self._table.partitions if self._table.overtaken(partition)]
+            self._send_again({partition: self._heal(partition) for partition in overtaken})
+
+    def close(self) -> None:
+        """Wait for the running round and close the stores."""
+        with self._lock:
+            for partition in self._table.partitions:
+                self._table.close(partition)
+
+    def _send_again(self, users: Mapping[int, Collection[bytes]]) -> None:
+        if any(users.values()):
+            self._round(dict.fromkeys(users, ()), users, Cause.HEAL)
+
+    def _heal(self, partition: int) -> Collection[bytes]:
+        healed = self._table.heal(partition).healed
+        self.counters.healed += len(healed)
+        _log.warning("another worker wrote to the changelog, healed", partition=partition, users=len(healed))
+        return healed
+
+    def _round(
+        self, batches: Mapping[int, Sequence[Record]], owed: Mapping[int, Collection[bytes]], again: Cause
+    ) -> None:
+        """Steps 1 to 6; starts over for partitions on which another writer is found.
+
+        Args:
+            batches: records by partition.
+            owed: users by partition who get a list without an event.
+            again: why users get a list although none of their events is new.
+        """
+        letters: dict[int, list[DeadLetter]] | None = None
+        for _ in range(_ATTEMPTS):
+            intakes = {
+                partition: take_in(records, self._table.input_position(partition), self._skipped_of(partition))
+                for partition, records in batches.items()
+            }
+            if letters is None:  # sent once, however often the round starts over
+                letters = {partition: intake.dead_letters for partition, intake in intakes.items()}
+            else:
+                letters = {}
+            users = self._advance(
+                {
+                    partition: {**dict.fromkeys(owed.get(partition, ()), ()), **intake.changes}
+                    for partition, intake in intakes.items()
+                },
+                again,
+            )
+            states, lists = self._answer(users)
+            outgoing = {
+                partition: Outgoing(lists[partition], list(states[partition].items()), letters.get(partition, ()))
+                for partition in batches
+            }
+            offsets = self._broker.send(outgoing)
+            contended = [
+                partition
+                for partition, intake in intakes.items()
+                if not self._table.store(partition, states[partition], offsets[partition], intake.position)
+            ]
+            self._count(users, outgoing, contended)
+            if not contended:
+                self.counters.rounds += 1
+                return
+            owed = {partition: {*owed.get(partition, ()), *self._heal(partition)} for partition in contended}
+            batches, again = {partition: batches[partition] for partition in contended}, Cause.HEAL
+        raise NotOwner(f"another worker keeps writing to changelog partitions {sorted(batches)}")
+
+    def _advance(self, changes: Mapping[int, Mapping[bytes, Sequence[Change]]], again: Cause) -> list[_User]:
+        """Steps 2 and 3, all but the arithmetic: the users with what is to be folded and the lists they are owed."""
+        users: list[_User] = []
+        rebase_steps = 0
+        for partition, by_key in changes.items():
+            keys = list(by_key)
+            for key, value in zip(keys, self._table.get(partition, keys), strict=True):
+                record = StateRecord() if value is None else state.decode(value)
+                model, rebase = self._model_for(record, within_budget=rebase_steps < self._rebase_steps)
+                if rebase and record.model_version != NO_MODEL:
+                    rebase_steps += record.history_length
+                    self.counters.rebased += 1
+                advanced = advance(record, by_key[key], self._window, rebase=rebase, every=self._every, again=again)
+                users.append(_User(partition, key, advanced, model))
+        return users
+
+    def _model_for(self, record: StateRecord, *, within_budget: bool) -> tuple[Model | None, bool]:
+        """The model that goes on with a record, and whether it must fold the history again for that."""
+        if self._model is None or record.model_version == self._model.version:
+            return self._model, False
+        if self._previous is not None and record.model_version == self._previous.version and not within_budget:
+            return self._previous, False
+        return self._model, True
+
+    def _answer(
+        self, users: Sequence[_User]
+    ) -> tuple[dict[int, dict[bytes, bytes]], dict[int, list[tuple[bytes, bytes | None]]]]:
+        """Step 4: fold and rank; the encoded states and lists by partition."""
+        states: dict[int, dict[bytes, bytes]] = defaultdict(dict)
+        lists: dict[int, list[tuple[bytes, bytes | None]]] = defaultdict(list)
+        for user in users:
+            if user.advanced.forgotten:
+                lists[user.partition].append((user.key, None))
+            if user.advanced.changed and (user.model is None or user.advanced.record.forgotten):
+                states[user.partition][user.key] = state.encode(user.advanced.record)
+        for model in (self._model, self._previous):
+            if model is not None:
+                mine = [user for user in users if user.model is model]
+                self._answer_with(model, mine, states, lists)
+        return states, lists
+
+    def _answer_with(
+        self,
+        model: Model,
+        users: Sequence[_User],
+        states: Mapping[int, dict[bytes, bytes]],
+        lists: Mapping[int, list[tuple[bytes, bytes | None]]],
+    ) -> None:
+        folded = fold(model, [segment for user in users for segment in user.advanced.segments])
+        rows, scores = model.rank(folded.marked, folded.seen, folded.seen_lengths, self._list_length)
+        best = zip(rows.tolist(), scores.tolist(), strict=True)
+        now_ms = int(self._clock() * 1000)
+        segment = -1
+        for partition, key, advanced, _ in users:
+            segment += len(advanced.segments)
+            if advanced.changed and not advanced.record.forgotten:
+                states[partition][key] = state.encode(
+                    advanced.record._replace(
+                        model_version=model.version,
+                        state=folded.states[segment].tobytes(),
+                        query=folded.queries[segment].tobytes(),
+                    )
+                )
+            user_id = key.decode()
+            for cause, offset, timestamp_ms, event_id, history_length in advanced.owed:
+                items = [(model.item_ids[row], score) for row, score in zip(*next(best), strict=True) if score > _NEVER]
+                value = self._encode(
+                    Recommendation(
+                        user_id,
+                        items,
+                        model.version,
+                        cause,
+                        partition,
+                        offset,
+                        timestamp_ms,
+                        event_id,
+                        history_length,
+                        now_ms,
+                    )
+                )
+                lists[partition].append((key, value))
+
+    def _count(self, users: Sequence[_User], outgoing: Mapping[int, Outgoing], contended: Collection[int]) -> None:
+        counters = self.counters
+        for sent in outgoing.values():
+            counters.lists += sum(value is not None for _, value in sent.lists)
+            counters.dead_letters += len(sent.dead_letters)
+        for user in users:
+            if user.partition not in contended:
+                counters.events += user.advanced.applied
+                counters.repeated += user.advanced.repeated
+                counters.replayed += user.advanced.replayed
+
+    def _skipped_of(self, partition: int) -> Collection[int]:
+        return {offset for skipped, offset in self._skipped if skipped == partition}
+
+
+def store_directory(settings: WorkerSettings) -> Path:
+    """Where a worker keeps the stores of its partitions."""
+    return settings.data_dir / settings.app / settings.worker_id

@@ -1,0 +1,103 @@
+"""The engine's broker on Apache Kafka: one idempotent producer, bulk reads of the changelog."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
+
+from schemas.kafka import consumer_config, describe_topics, producer_config, read_range, watermarks
+from schemas.settings import Settings
+from stream_app.broker import DeadLetter, Identity, Outgoing
+
+_MAX_DEAD_LETTER_BYTES: Final = 512 * 1024
+_DELIVERY_TIMEOUT_S: Final = 300.0
+_OnDelivery = Callable[[KafkaError | None, Message], None]
+
+
+class KafkaBroker:
+    """See `stream_app.broker.Broker`. Several threads may use it: partitions recover side by side."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect lazily: Kafka need not be there yet."""
+        self._settings = settings
+        self._producer = Producer(producer_config(settings) | {"linger.ms": 0})
+        self._watcher = Consumer(consumer_config(settings))
+        self._identity: Identity | None = None
+        self._sending = threading.Lock()
+
+    def identity(self) -> Identity:
+        """The topics as the cluster has them, asked once."""
+        if self._identity is None:
+            names = self._settings.interactions, self._settings.changelog
+            topics = describe_topics(self._settings, list(names))
+            interactions, changelog = (topics[name] for name in names)
+            self._identity = Identity(interactions.topic_id, changelog.topic_id, interactions.partitions)
+        return self._identity
+
+    def send(self, outgoing: Mapping[int, Outgoing]) -> dict[int, list[int]]:
+        """Send everything and wait until all of it is acknowledged; the changelog offsets by partition.
+
+        Raises:
+            KafkaException: something was not delivered within 5 minutes.
+        """
+        errors: list[KafkaError] = []
+        offsets: dict[int, list[int]] = {partition: [] for partition in outgoing}
+
+        def delivered(error: KafkaError | None, _message: Message) -> None:
+            if error is not None:
+                errors.append(error)
+
+        def delivered_state(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                errors.append(error)
+            else:
+                partition, offset = message.partition(), message.offset()
+                assert partition is not None
+                offsets[partition].append(-1 if offset is None else offset)
+
+        with self._sending:
+            self._send(outgoing, delivered, delivered_state)
+        if errors:
+            raise KafkaException(errors[0])
+        return offsets
+
+    def changelog_range(self, partition: int) -> tuple[int, int]:
+        """First offset and end offset of the changelog partition."""
+        return watermarks(self._watcher, self._settings.changelog, partition)
+
+    def read_changelog(
+        self, partition: int, start: int, end: int
+    ) -> Iterator[tuple[int, list[tuple[bytes, bytes | None]]]]:
+        """Keys and values of the changelog records in start..end-1, in lists, each with the offset after its last."""
+        for messages in read_range(self._settings, self._settings.changelog, partition, start, end):
+            yield (messages[-1].offset() or 0) + 1, [(m.key() or b"", m.value()) for m in messages]
+
+    def _produce(
+        self, topic: str, partition: int, pairs: Sequence[tuple[bytes, bytes | None]], on_delivery: Any
+    ) -> None:
+        messages = [{"key": key, "value": value} for key, value in pairs]
+        while messages:
+            queued = self._producer.produce_batch(topic, messages, partition=partition, on_delivery=on_delivery)
+            if queued == len(messages):
+                return
+            messages = [message for message in messages if message.pop("_error", None) is not None]
+            self._producer.poll(0.1)  # the queue is full: wait for acknowledgements
+
+    def _produce_dead_letter(self, partition: int, letter: DeadLetter, on_delivery: _OnDelivery) -> None:
+        record, value = letter.record, letter.record.value
+        headers = {
+            "reason": letter.reason,
+            "topic": self._settings.interactions,
+            "partition": str(partition),
+            "offset": str(record.offset),
+            "size": str(len(value or b"")),
+        }
+        self._producer.produce(
+            self._settings.dead_letters,
+            key=record.key,
+            value=value[:_MAX_DEAD_LETTER_BYTES] if value else value,
+            partition=partition,
+            headers=list(headers.items()),
+            on_delivery=on_delivery,
+        )

@@ -1,0 +1,91 @@
+"""Exact top-k lists over a catalogue.
+
+Shape letters: E lists wanted, N items, D model width, K list length, C columns and R rounds of the tournament.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CHUNK_SCORES: Final = 1 << 19
+"""scores computed at a time: 2 MiB of float32, which stays in a core's cache"""
+
+
+class Ranker:
+    """Ranks all items of a catalogue for a query: score = embedding · query + bias."""
+
+    def __init__(self, embedding: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+        """Take the catalogue: `embedding` [N, D] and `bias` [N]."""
+        n, width = embedding.shape
+        self._columns = 1 << round(math.log2(16 * n) / 2)
+        padded = -(-n // self._columns) * self._columns
+        self._weights = np.zeros((width, padded), np.float32)
+        self._weights[:, :n] = embedding.T
+        self._bias = np.full(padded, -np.inf, np.float32)
+        self._bias[:n] = bias
+        self._served_bias = self._bias.copy()
+
+    def set_unavailable(self, rows: NDArray[np.int32]) -> None:
+        """From now on the items in these rows are never ranked; all others are."""
+        served = self._bias.copy()
+        served[rows] = -np.inf
+        self._served_bias = served
+
+    def rank(
+        self, queries: NDArray[np.float32], seen: NDArray[np.int32], seen_lengths: NDArray[np.int64], k: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The best K = `k` items for each query, without those that were seen.
+
+        Args:
+            queries: f32[E, D].
+            seen: the seen rows of all queries, one after the other.
+            seen_lengths: i64[E], how many of `seen` belong to each query.
+            k: list length.
+
+        Returns:
+            rows i32[E, K] and scores f32[E, K], best first, equal scores by row. Where fewer than K items are left,
+            the scores at the end are -inf.
+        """
+        total = len(queries)
+        rows, scores = np.empty((total, k), np.int32), np.empty((total, k), np.float32)
+        chunk = max(1, _CHUNK_SCORES // self._weights.shape[1])
+        seen_ends = np.concatenate(([0], np.cumsum(seen_lengths)))
+        for start in range(0, total, chunk):
+            end = min(start + chunk, total)
+            all_scores = queries[start:end] @ self._weights
+            all_scores += self._served_bias
+            lists = np.repeat(np.arange(end - start), seen_lengths[start:end])
+            all_scores[lists, seen[seen_ends[start] : seen_ends[end]]] = -np.inf
+            rows[start:end], scores[start:end] = _top(all_scores, self._columns, k)
+        return rows, scores
+
+
+def _top(scores: NDArray[np.float32], columns: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Exact top-k of each row of `scores` [E, R·C] by a tournament.
+
+    Item r·C + c plays in column c. An item of the top k is beaten by fewer than k items, so its column's maximum is
+    beaten by fewer than k columns' maxima: the k best columns hold the whole top k.
+    """
+    lists = len(scores)
+    rounds = scores.shape[1] // columns
+    if k < columns and rounds > 1:
+        maxima = scores.reshape(lists, rounds, columns).max(axis=1)
+        best_columns = np.argpartition(maxima, columns - k, axis=1)[:, columns - k :]
+        candidates = (best_columns[:, None, :] + np.arange(rounds)[:, None] * columns).reshape(lists, rounds * k)
+        candidate_scores = np.take_along_axis(scores, candidates, axis=1)
+    else:
+        candidates = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+        candidate_scores = scores
+    kept = min(k, candidate_scores.shape[1])
+    best = np.argpartition(candidate_scores, -kept, axis=1)[:, -kept:]
+    rows = np.take_along_axis(candidates, best, axis=1)
+    values = np.take_along_axis(candidate_scores, best, axis=1)
+    order = np.lexsort((rows, -values), axis=1)
+    rows = np.take_along_axis(rows, order, axis=1).astype(np.int32)
+    values = np.take_along_axis(values, order, axis=1)
+    if kept < k:
+        pad = ((0, 0), (0, k - kept))
+        rows, values = np.pad(rows, pad), np.pad(values, pad, constant_values=-np.inf)
+    return rows, values
