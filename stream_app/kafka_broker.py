@@ -73,8 +73,17 @@ class KafkaBroker:
         for messages in read_range(self._settings, self._settings.changelog, partition, start, end):
             yield (messages[-1].offset() or 0) + 1, [(m.key() or b"", m.value()) for m in messages]
 
+    def _send(self, outgoing: Mapping[int, Outgoing], delivered: _OnDelivery, delivered_state: _OnDelivery) -> None:
+        for partition, sent in outgoing.items():
+            self._produce(self._settings.recommendations, partition, sent.lists, delivered)
+            self._produce(self._settings.changelog, partition, sent.states, delivered_state)
+            for letter in sent.dead_letters:
+                self._produce_dead_letter(partition, letter, delivered)
+        if self._producer.flush(_DELIVERY_TIMEOUT_S):
+            raise KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
+
     def _produce(
-        self, topic: str, partition: int, pairs: Sequence[tuple[bytes, bytes | None]], on_delivery: Any
+        self, topic: str, partition: int, pairs: Sequence[tuple[bytes, bytes | None]], on_delivery: _OnDelivery
     ) -> None:
         messages = [{"key": key, "value": value} for key, value in pairs]
         while messages:
