@@ -1,0 +1,290 @@
+"""Whatever happens to two workers between any two of their steps, nothing is lost and nothing is applied twice."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from schemas import event, state
+from schemas.item import item_hash
+from schemas.state import RECENT_EVENT_IDS, kept_length
+from stream_app import user_table
+from stream_app.broker import NotOwner
+from stream_app.store import Store
+from tests.stream_app import world as worlds
+from tests.stream_app.tiny_model import TinyModel
+from tests.stream_app.world import LIST_LENGTH, PARTITIONS, WINDOW, Killed, Plan, Worker, World
+
+ITEMS = [f"i{n}" for n in range(8)]
+UNKNOWN_ITEM = "new"
+NAMES = ("a", "b")
+names = st.sampled_from(NAMES)
+steps = st.integers(0, 14)
+limits = st.sampled_from([1, 3, 50])
+partition_sets = st.sets(st.integers(0, PARTITIONS - 1))
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Two workers over one log; every rule is something that production does to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = tempfile.TemporaryDirectory()
+        self.world = World(Path(self.disk.name))
+        worlds.install(self.world)
+
+    # the outside
+
+    @rule(user=st.sampled_from(["u", "v", "w"]), items=st.lists(st.sampled_from([*ITEMS, UNKNOWN_ITEM]), max_size=9))
+    def events(self, user: str, items: list[str]) -> None:
+        for item in items:
+            self.world.produce(user, item)
+
+    @rule(user=st.sampled_from(["u", "v"]), event_id=st.sampled_from(["x", "y"]), item=st.sampled_from(ITEMS))
+    def event_with_id(self, user: str, event_id: str, item: str) -> None:
+        self.world.produce(user, item, event_id)
+
+    @rule(user=st.sampled_from(["u", "v"]))
+    def forget(self, user: str) -> None:
+        self.world.produce(user, None)
+
+    @rule(partition=st.integers(0, PARTITIONS - 1))
+    def rubbish(self, partition: int) -> None:
+        self.world.produce_rubbish(partition)
+
+    @rule(partition=st.integers(0, PARTITIONS - 1))
+    def compact(self, partition: int) -> None:
+        self.world.compact(partition)
+
+    @rule(known=st.integers(3, len(ITEMS)))
+    def swap(self, known: int) -> None:
+        """Every running worker takes the new model between two rounds; a frozen one would wait for its lock."""
+        world = self.world
+        model = TinyModel(len(world.models) + 1, ITEMS[:known], decay=0.5 + 0.05 * len(world.models))
+        world.models[model.version] = world.champion = model
+        if world.first_model_at is None:
+            world.first_model_at = {partition: len(log) for partition, log in world.log.items()}
+        for worker in world.workers.values():
+            if worker.thread is None:
+                worker.engine.swap(model.load())
+
+    @rule(count=st.integers(1, 3))
+    def acknowledge_without_offset(self, count: int) -> None:
+        self.world.forget_offsets = count
+
+    # the workers
+
+    def running(self, name: str) -> Worker | None:
+        worker = self.world.workers.get(name)
+        return worker if worker is not None and worker.thread is None else None
+
+    @rule(name=names, partitions=partition_sets)
+    def rebalance(self, name: str, partitions: set[int]) -> None:
+        """Start a worker, or give one other partitions; a frozen one may lose its own to it."""
+        if name not in self.world.workers:
+            self.world.workers[name] = Worker(self.world, name)
+        if (worker := self.running(name)) is not None:
+            for other in NAMES:
+                if other != name and (peer := self.running(other)) is not None:
+                    self.survive(peer, lambda p=peer: p.own(set(p.positions) - partitions))
+            self.survive(worker, lambda: worker.own(partitions))
+
+    @rule(name=names, limit=limits)
+    def work(self, name: str, limit: int) -> None:
+        if (worker := self.running(name)) is not None:
+            self.survive(worker, lambda: worker.work(limit))
+
+    @rule(name=names, limit=limits, after=steps)
+    def work_and_be_killed(self, name: str, limit: int, after: int) -> None:
+        if (worker := self.running(name)) is not None:
+            worker.plan = Plan(kill_after=after)
+            self.survive(worker, lambda: worker.work(limit))
+
+    @rule(name=names, partitions=partition_sets, after=steps)
+    def recover_and_be_killed(self, name: str, partitions: set[int], after: int) -> None:
+        if (worker := self.running(name)) is not None:
+            taken = {
+                p
+                for other in NAMES
+                if other != name and self.running(other)
+                for p in self.world.workers[other].positions
+            }
+            worker.plan = Plan(kill_after=after)
+            self.survive(worker, lambda: worker.own(partitions - taken))
+
+    @rule(name=names, limit=limits, after=steps)
+    def freeze(self, name: str, limit: int, after: int) -> None:
+        """The worker stops in the middle of a round, and its partitions are free for the other."""
+        if (worker := self.running(name)) is not None:
+            if worker.freeze_in(after, limit):
+                for partition, owner in self.world.owner.items():
+                    if owner == name:
+                        self.world.owner[partition] = None
+            elif worker.outcome is not None:
+                self.end(worker, worker.outcome)
+
+    @rule(name=names)
+    def thaw(self, name: str) -> None:
+        """A zombie goes on: at the latest its commit is refused, and it ends or joins again with nothing."""
+        worker = self.world.workers.get(name)
+        if worker is not None and worker.thread is not None:
+            outcome = worker.thaw()
+            if outcome is not None:
+                self.end(worker, outcome)
+            else:
+                self.survive(worker, lambda: worker.own({p for p, o in self.world.owner.items() if o == name}))
+            if self.world.champion is not None and self.running(name) is worker:
+                worker.engine.swap(self.world.champion.load())
+
+    @rule(name=names)
+    def look_around(self, name: str) -> None:
+        if (worker := self.running(name)) is not None:
+            self.survive(worker, worker.engine.check_idle)
+
+    @rule(name=names)
+    def leave(self, name: str) -> None:
+        if (worker := self.running(name)) is not None:
+            worker.leave()
+            del self.world.workers[name]
+
+    def survive(self, worker: Worker, action: object) -> None:
+        try:
+            action()  # type: ignore[operator]
+        except (Killed, NotOwner) as outcome:
+            self.end(worker, outcome)
+        else:
+            worker.plan = Plan()
+
+    def end(self, worker: Worker, outcome: BaseException) -> None:
+        if not isinstance(outcome, Killed | NotOwner):
+            raise outcome
+        worker.vanish()
+        del self.world.workers[worker.name]
+
+    # what must hold
+
+    @rule()
+    @precondition(lambda self: any(self.world.log.values()))
+    def settle(self) -> None:
+        """Let everyone finish, give all to one worker, and look."""
+        for name in NAMES:
+            self.thaw(name)
+        for name in list(self.world.workers):
+            self.leave(name)
+        self.world.forget_offsets = 0
+        worker = self.world.workers["a"] = Worker(self.world, "a")
+        worker.own(set(range(PARTITIONS)))
+        while any(worker.positions[p] < len(self.world.log[p]) for p in range(PARTITIONS)):
+            worker.work(50)
+        worker.engine.check_idle()
+        check(self.world, worker)
+
+    def teardown(self) -> None:
+        if any(self.world.log.values()):
+            self.settle()
+        for worker in self.world.workers.values():
+            if worker.thread is not None:
+                worker.thaw(kill=True)
+            worker.engine.close()
+        self.disk.cleanup()
+
+
+def check(world: World, worker: Worker) -> None:
+    """The design's invariants, from the topics and the store alone."""
+    for partition, log in world.log.items():
+        users = fold_log(log)
+        newest = world.newest(partition)
+        assert {key: record.last_offset for key, record in users.items()} == {
+            key: state.decode(value).last_offset for key, value in newest.items()
+        }
+        stored = worker.engine._table._stores[partition]
+        assert dict(stored.items()) == newest, "the store and the changelog agree"
+        assert stored.changelog_position == world.end[partition]
+        assert world.committed[partition] == len(log)
+        for key, expected in users.items():
+            check_record(world, state.decode(newest[key]), expected)
+        check_covered(world, partition, users)
+        rubbish = {record.offset for record in log if record.value == b"\xc1"}
+        assert set(world.dead_letters[partition]) == rubbish
+
+
+class Expected:
+    """A user's record by the plainest reading of the log."""
+
+    def __init__(self) -> None:
+        self.last_offset = -1
+        self.items: list[int] = []
+        self.events = 0
+        self.event_ids: list[str] = []
+        self.to_cover: list[int] = []
+
+
+def fold_log(log: list[worlds.Record]) -> dict[bytes, Expected]:
+    users: dict[bytes, Expected] = {}
+    for record in log:
+        if record.value == b"\xc1":
+            continue
+        assert record.key is not None
+        user = users.setdefault(record.key, Expected())
+        if record.value is None:
+            users[record.key] = user = Expected()
+            user.last_offset = record.offset
+            continue
+        decoded = event.decode(record.value, record.key, 0)
+        if decoded.event_id is not None:
+            if decoded.event_id in user.event_ids[-RECENT_EVENT_IDS:]:
+                continue
+            user.event_ids.append(decoded.event_id)
+        user.last_offset = record.offset
+        user.items.append(item_hash(decoded.item_id))
+        user.events += 1
+        user.to_cover.append(record.offset)
+    return users
+
+
+def check_record(world: World, record: state.StateRecord, expected: Expected) -> None:
+    assert record.events == expected.events, "no event is lost or applied twice"
+    kept = expected.items[len(expected.items) - kept_length(expected.events, WINDOW) :]
+    assert record.item_hashes().tolist() == kept
+    assert record.forgotten == (not kept)
+    if kept and record.model_version:
+        folded_state, query = world.models[record.model_version].fold(kept)
+        np.testing.assert_allclose(np.frombuffer(record.state, "<f4"), folded_state, atol=1e-5)
+        np.testing.assert_allclose(np.frombuffer(record.query, "<f4"), query, atol=1e-5)
+
+
+def check_covered(world: World, partition: int, users: dict[bytes, Expected]) -> None:
+    last: dict[bytes, tuple[int, worlds.Recommendation]] = {}
+    for key, found in world.lists[partition]:
+        if found is None:
+            last.pop(key, None)
+        elif key not in last or found.offset >= last[key][0]:
+            last[key] = found.offset, found
+    for key, expected in users.items():
+        if world.first_model_at is None:
+            continue
+        if expected.to_cover and expected.to_cover[-1] >= world.first_model_at[partition]:
+            assert key in last, "every event is covered"
+            offset, found = last[key]
+            assert offset == expected.to_cover[-1]
+            kept = expected.items[len(expected.items) - kept_length(expected.events, WINDOW) :]
+            assert [item for item, _ in found.items] == world.models[found.model].top(kept, LIST_LENGTH)
+        if expected.events == 0:
+            assert key not in last, "a forgotten user has no list"
+
+
+@pytest.fixture(autouse=True)
+def _plain_store_afterwards() -> Iterator[None]:
+    yield
+    user_table.Store = Store  # type: ignore[misc]
+
+
+EngineMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestEngine = EngineMachine.TestCase
