@@ -7,15 +7,22 @@ from collections.abc import Mapping
 from confluent_kafka import KafkaException
 from kafka.errors import KafkaError
 
+from ops.bulk_import import Import
 from ops.distribution import Unavailable
 from ops.kafka import BrokerFailed, Kafka
+from ops.replay import Replay
 from ops.topics import Topics, Unreachable
+from ops.watch import Watch
 from schemas import logs
+from schemas.malformed import Malformed
 from schemas.settings import FAILED, Command, run
 
 COMMANDS: Mapping[str, type[Command]] = {
     "kafka": Kafka,
     "topics": Topics,
+    "import": Import,
+    "replay": Replay,
+    "watch": Watch,
 }
 
 
@@ -25,7 +32,7 @@ def main() -> int:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it raises what it logs
     try:
         return run("python -m ops", COMMANDS, sys.argv[1:])
-    except (BrokerFailed, KafkaError, KafkaException, Unavailable, Unreachable) as error:
+    except (BrokerFailed, KafkaError, KafkaException, Malformed, TimeoutError, Unavailable, Unreachable) as error:
         print(f"python -m ops: {error}", file=sys.stderr)
         return FAILED
 

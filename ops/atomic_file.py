@@ -1,0 +1,32 @@
+"""RecBole's atomic files: tab-separated tables with a typed header such as ``user_id:token``, plain or gzipped."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from schemas.settings import Refused
+
+
+def read(path: Path) -> Iterator[dict[str, str]]:
+    """The lines of an atomic file, each as field by column name without its type, in the file's order.
+
+    Raises:
+        Refused: the file cannot be read, its text is not UTF-8, or a line has not as many fields as the header.
+    """
+    try:
+        with _open(path) as lines:
+            columns = [column.partition(":")[0] for column in lines.readline().rstrip("\r\n").split("\t")]
+            for number, line in enumerate(lines, start=2):
+                fields = line.rstrip("\r\n").split("\t")
+                if len(fields) != len(columns):
+                    raise Refused(f"{path}, line {number}: {len(fields)} fields, the header names {len(columns)}")
+                yield dict(zip(columns, fields, strict=True))
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror or error}") from error
+    except (EOFError, UnicodeDecodeError) as error:
+        raise Refused(f"{path}: {error}") from error
+
+
+def _open(path: Path) -> TextIO:
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
