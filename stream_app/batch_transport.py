@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import aiokafka
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import JoinGroupRequest
 from faust.transport.drivers import TRANSPORTS
@@ -34,7 +34,9 @@ from faust.types import TP, ConsumerMessage
 _MADE_FOR: Final = {"faust-streaming": "0.15.3", "aiokafka": "0.14.0"}
 _WRONG = {name: version(name) for name, wanted in _MADE_FOR.items() if version(name) != wanted}
 if _WRONG:
-    raise ImportError(f"batch_transport uses private parts of {_MADE_FOR}, found {_WRONG}: install exactly these versions")
+    raise ImportError(
+        f"batch_transport uses private parts of {_MADE_FOR}, found {_WRONG}: install exactly these versions"
+    )
 
 SCHEME: Final = "kafkabatch"
 """of broker URLs, for this transport"""
@@ -79,7 +81,7 @@ class BatchLost(Exception):
     """A batch vanished on its way: going on would commit records that were never processed."""
 
 
-class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's classes are untyped here
+class BatchConsumer(driver.Consumer):
     """The consumer of one topic. The application holds `round` while it processes batches:
 
     async with consumer.round:
@@ -87,6 +89,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's classes a
         ...  # make their effects durable
         consumer.done(batches)
     """
+
+    _thread: "_ConsumerThread"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.round = asyncio.Lock()
@@ -132,16 +136,18 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's classes a
         partition belongs to another worker by now."""
         if tp not in self.assignment():
             return False
-        position = self._done.get(tp) or self._committed_offset[tp]
+        position = self._done.get(tp)
         if position is None:
-            position = (await self.earliest_offsets(tp))[tp]
+            position = await self._thread.start_position(tp)
         accepted: bool = await self._commit({tp: position})
         return accepted
 
     def lag(self) -> int:
         """Offsets between what is durable and the end of the log, as of the last fetch, over all owned partitions."""
         ends = {tp: self.highwater(tp) for tp in self.assignment()}
-        return sum(max(0, (end or 0) - (self._done.get(tp) or self._committed_offset[tp] or 0)) for tp, end in ends.items())
+        return sum(
+            max(0, (end or 0) - (self._done.get(tp) or self._committed_offset[tp] or 0)) for tp, end in ends.items()
+        )
 
     # What Faust calls.
 
@@ -152,7 +158,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's classes a
                 for message in await self._fetch():
                     # waits while the flow is suspended; the message is then of an old generation, and dropped
                     await self.callback(message)
-        except (asyncio.CancelledError, *self.consumer_stopped_errors):
+        except (asyncio.CancelledError, ConsumerStoppedError):
             if not self.app.should_stop:
                 raise
 
@@ -187,7 +193,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's classes a
                 async with asyncio.timeout(_COMMIT_ON_STOP_S if self.app.should_stop else None):
                     await self.force_commit()
             except TimeoutError:
-                self.log.warning("no commit within %s s: what was done since the last one will come again", _COMMIT_ON_STOP_S)
+                self.log.warning(
+                    "no commit within %s s: what was done since the last one will come again", _COMMIT_ON_STOP_S
+                )
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Called after a rebalance, before any record of the new generation is fetched."""
@@ -215,7 +223,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's classes a
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
 
-class _RebalanceListener(driver.ConsumerRebalanceListener):  # type: ignore[misc]
+class _RebalanceListener(driver.ConsumerRebalanceListener):
     """Ends the worker when its membership is gone.
 
     aiokafka would join again at once. A static member that does so takes its identity back from the worker that has it
@@ -247,9 +255,10 @@ class _RebalanceListener(driver.ConsumerRebalanceListener):  # type: ignore[misc
 
 
 BatchConsumer.RebalanceListener = _RebalanceListener
+BatchConsumer.logger = driver.Consumer.logger  # its start and stop are Faust's news, not the worker's
 
 
-class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+class _ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that aiokafka runs in."""
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
@@ -274,6 +283,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
         )
 
+    async def start_position(self, tp: TP) -> int:
+        """Where this generation starts to read: the committed offset, else the first one of the log."""
+        consumer, aiokafka_tp = self._ensure_consumer(), aiokafka.TopicPartition(*tp)
+        committed: int | None = await self.call_thread(consumer.committed, aiokafka_tp)
+        if committed is not None:
+            return committed
+        first: int = (await self.call_thread(consumer.beginning_offsets, [aiokafka_tp]))[aiokafka_tp]
+        return first
+
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Whether the coordinator accepted `offsets` from us as a member of the group.
 
@@ -292,7 +310,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return accepted
 
 
-class Transport(driver.Transport):  # type: ignore[misc]
+class Transport(driver.Transport):
     """Faust's transport with the consumer above."""
 
     Consumer = BatchConsumer
@@ -302,16 +320,18 @@ TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
 
 
 def _message(batch: Batch) -> ConsumerMessage:
-    last = batch.records[-1]
+    """Faust takes any value where its types say bytes, and the codec `raw` hands it on as it is."""
+    last: Any = batch.records[-1]
+    value: Any = batch
     return ConsumerMessage(
         batch.tp.topic,
         batch.tp.partition,
         last.offset,
         last.timestamp / 1000.0,
         last.timestamp_type,
-        (),
         None,
-        batch,
+        None,
+        value,
         None,
         tp=batch.tp,
         generation_id=batch.generation,

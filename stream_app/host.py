@@ -1,0 +1,216 @@
+"""The Faust app: it turns fetched batches into rounds of the engine, and rebalances into ownership.
+
+The engine does the work, in a thread of its own, so that the event loop lives and the group's heartbeats go on.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
+
+import faust
+import structlog
+from faust.cli.faust import cli
+from faust.types import TP
+from mode import CrashingSupervisor
+
+from schemas.settings import FAILED, Refused
+from stream_app.batch_transport import SCHEME, Batch, BatchConsumer
+from stream_app.broker import Record
+from stream_app.engine import Counters, store_directory
+from stream_app.settings import WorkerSettings
+
+_HEARTBEATS_PER_SESSION: Final = 10
+_REQUEST_TIMEOUT_S: Final = 40.0
+_FETCH_BYTES: Final = 1 << 20
+_PROGRESS_S: Final = 10.0
+
+_log = structlog.get_logger()
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Rounds(Protocol):
+    """What the host needs of an engine. Every method blocks, and every exception ends the process."""
+
+    counters: Counters
+
+    def own(self, partitions: Collection[int]) -> int:
+        """Open and recover exactly `partitions`, close the others, and return how many records that took."""
+
+    def process(self, batches: Mapping[int, Sequence[Record]]) -> None:
+        """One round over ascending records by partition; all its effects are durable when it returns."""
+
+    def check_idle(self) -> None:
+        """Look whether another writer was on the changelogs of idle partitions."""
+
+    def close(self) -> None:
+        """Close everything."""
+
+
+class Host:
+    """One worker process: a Faust app around an engine."""
+
+    _engine: Rounds
+    _loop: asyncio.AbstractEventLoop
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._thread = ThreadPoolExecutor(1, "engine")
+        self._owned: set[int] = set()
+        self._failure: BaseException | None = None
+        self._app = _app(settings)
+        self._topic = self._app.topic(settings.interactions, key_serializer="raw", value_serializer="raw")
+        # a round that fails must end the process: Faust would restart the agent, and go on after the lost batch
+        self._app.agent(self._topic, supervisor_strategy=CrashingSupervisor, name="rounds")(self._rounds)
+        self._app.on_partitions_revoked.connect(self._on_revoked)
+        self._app.on_rebalance_complete.connect(self._on_rebalanced)
+        self._app.timer(settings.idle_check_s)(self._check_idle)
+        self._app.timer(_PROGRESS_S)(self._report)
+        self._reported = (0, 0)
+
+    def run(self, engine: Rounds, faust_options: Sequence[str] = ()) -> int:
+        """Run until a signal or a failure, close the engine, and return the exit status.
+
+        Raises:
+            Refused: the engine must not work on what it found.
+        """
+        self._engine = engine
+        port = self._settings.web_port
+        web = ["--with-web", f"--web-port={port}", "--web-bind=127.0.0.1"] if port else ["--without-web"]
+        status: int | str | None = FAILED
+        try:
+            cli(["--quiet", "worker", *web, *faust_options], app=self._app)
+        except SystemExit as end:
+            status = FAILED if self._failure else end.code
+        finally:
+            self._thread.shutdown()
+            self._engine.close()
+        if isinstance(self._failure, Refused):
+            raise self._failure
+        counters = self._engine.counters
+        _log.info("stopped", events=counters.events, lists=counters.lists, status=status or 0)
+        return status if isinstance(status, int) else FAILED
+
+    def fail(self, failure: BaseException) -> None:
+        """End the process with a non-zero status; may be called from any thread, at any time."""
+        self._note(failure)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def confirm(self, partition: int) -> bool:
+        """Commit the position of a partition with our own group generation, and say whether it was accepted.
+
+        Called by the engine, from its own thread.
+        """
+        tp = TP(self._settings.interactions, partition)
+        return asyncio.run_coroutine_threadsafe(self._consumer.confirm(tp), self._loop).result()
+
+    @property
+    def _consumer(self) -> BatchConsumer:
+        return cast("BatchConsumer", self._app.consumer)
+
+    async def _rounds(self, stream: Any) -> None:
+        """Faust's agent: one round of everything that queued up while the last round was written."""
+        queue = stream.channel.queue
+        async for event in stream.events():
+            waiting: list[Batch] = [event.value]
+            records = len(waiting[0].records)
+            while records < self._settings.round_records and not queue.empty():
+                waiting.append(queue.get_nowait().value)
+                records += len(waiting[-1].records)
+            async with self._consumer.round:
+                if batches := self._consumer.current(waiting):
+                    await self._in_engine(self._process, batches)
+                    self._consumer.done(batches)
+
+    def _process(self, batches: Sequence[Batch]) -> None:
+        by_partition: dict[int, list[Record]] = {}
+        for batch in batches:
+            by_partition.setdefault(batch.tp.partition, []).extend(
+                Record(r.offset, r.key, r.value, r.timestamp) for r in batch.records
+            )
+        self._engine.process(by_partition)
+
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        """After the running round was waited for and committed: the partitions are not ours from here on."""
+        if self._owned:
+            self._owned = set()
+            await self._in_engine(self._engine.own, ())
+
+    async def _on_rebalanced(self, *_: Any, **__: Any) -> None:
+        """Before the first record of the new generation is fetched."""
+        self._loop = asyncio.get_running_loop()
+        owned = {tp.partition for tp in self._consumer.assignment() if tp.topic == self._settings.interactions}
+        started = self._loop.time()
+        recovered = await self._in_engine(self._engine.own, owned)
+        self._owned = owned
+        seconds = round(self._loop.time() - started, 2)
+        _log.info("owns partitions", partitions=sorted(owned), recovered=recovered, seconds=seconds)
+
+    async def _check_idle(self) -> None:
+        async with self._consumer.round:
+            if self._owned and self._consumer.flow_active:
+                await self._in_engine(self._engine.check_idle)
+
+    async def _report(self) -> None:
+        events, lists = self._engine.counters.events, self._engine.counters.lists
+        if (events, lists) != self._reported:
+            rate = round((events - self._reported[0]) / _PROGRESS_S)
+            self._reported = events, lists
+            _log.info("progress", events=events, lists=lists, events_per_s=rate, lag=self._consumer.lag())
+
+    async def _in_engine(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `work` in the engine's thread. A failure there ends the process, wherever it was asked for."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+        except Exception as failure:
+            await self._crash(failure)
+            raise
+
+    async def _crash(self, failure: BaseException) -> None:
+        self._note(failure)
+        await self._app.crash(failure)
+
+    def _note(self, failure: BaseException) -> None:
+        if self._failure is None:
+            self._failure = failure
+            _log.error("the worker fails and ends", error=str(failure) or repr(failure), kind=type(failure).__name__)
+
+
+def _app(settings: WorkerSettings) -> faust.App:
+    session_s = settings.session_timeout_s
+    datadir = store_directory(settings) / "faust"
+    datadir.mkdir(parents=True, exist_ok=True)
+    return faust.App(
+        settings.app,
+        broker=[f"{SCHEME}://{address}" for address in settings.broker.split(",")],
+        consumer_group_instance_id=settings.worker_id,  # static member: its partitions wait for it to come back
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=_FETCH_BYTES,
+        broker_max_poll_records=settings.round_records,
+        broker_session_timeout=session_s,
+        broker_heartbeat_interval=session_s / _HEARTBEATS_PER_SESSION,
+        broker_request_timeout=max(_REQUEST_TIMEOUT_S, session_s),
+        broker_commit_interval=settings.commit_interval_s,
+        stream_wait_empty=True,  # calls the transport's wait_empty
+        # counts batches; the transport bounds the records in flight, of which a batch has one at least
+        stream_buffer_maxsize=10 * settings.round_records,
+        key_serializer="raw",
+        value_serializer="raw",
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_tables_enabled=False,
+        worker_redirect_stdouts=False,
+        datadir=datadir,
+        Worker=_Process,
+    )
+
+
+class _Process(faust.Worker):
+    """Faust's process, which leaves logging and terminal as they are."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs | {"override_logging": False})
+        self.spinner = None
