@@ -15,7 +15,10 @@ class Malformed(ValueError):
     """
 
     def __init__(self, field: str, value: object, rule: str) -> None:
-        shown = repr(value[: 2 * _SHOWN] if isinstance(value, str | bytes | list | tuple) else value)
+        try:
+            shown = repr(value[: 2 * _SHOWN] if isinstance(value, str | bytes | list | tuple) else value)
+        except RecursionError:  # msgpack decodes deeper nesting than repr can print
+            shown = f"a deeply nested {type(value).__name__}"
         self.field = field
         self.value = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
         self.rule = rule
