@@ -49,7 +49,7 @@ class File(BaseModel):
 class Manifest(BaseModel):
     """What a model is, where its files are, and where it came from. Published on the topic `models` as JSON."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)  # JSON has neither: it would not decode again
 
     format: Literal[1] = 1
     version: Version
@@ -174,8 +174,8 @@ def decode_probes(value: bytes) -> Probes:
     loaded = _load(PROBES, value, {"rows": np.int32, "query": np.float32, "top": np.int32})
     probes = Probes(loaded["rows"], loaded["query"], loaded["top"])
     shapes = [array.shape for array in (probes.rows, probes.query, probes.top)]
-    if any(len(shape) != 2 or shape[0] != shapes[0][0] for shape in shapes) or not shapes[0][0]:
-        raise Malformed(PROBES, shapes, "must be [P, L], [P, D] and [P, K] with P > 0")
+    if any(len(shape) != 2 or 0 in shape or shape[0] != shapes[0][0] for shape in shapes):
+        raise Malformed(PROBES, shapes, "must be [P, L], [P, D] and [P, K], none of them empty")
     return probes
 
 
@@ -192,8 +192,8 @@ def _checked(catalogue: Catalogue) -> Catalogue:
 def _load(file: str, value: bytes, types: dict[str, type[Any]]) -> dict[str, NDArray[Any]]:
     try:
         arrays: dict[str, NDArray[Any]] = load(value)
-    except SafetensorError as error:
-        raise Malformed(file, value, f"must be safetensors ({error})") from None
+    except (SafetensorError, KeyError) as error:  # KeyError: a type that numpy lacks, such as BF16
+        raise Malformed(file, value, f"must be safetensors of numpy's types ({error})") from None
     for name, dtype in types.items():
         if name not in arrays or arrays[name].dtype != dtype:
             raise Malformed(f"{file}.{name}", arrays.get(name, np.empty(0)).dtype, f"must be {dtype.__name__}")

@@ -103,7 +103,7 @@ def _session(step: bytes) -> onnxruntime.InferenceSession:
 
 def _check_shapes(session: onnxruntime.InferenceSession, manifest: Manifest, catalogue: Catalogue) -> None:
     def last(tensors: list[Any]) -> dict[str, Any]:
-        return {tensor.name: tensor.shape[-1] for tensor in tensors}
+        return {tensor.name: tensor.shape[-1] if tensor.shape else None for tensor in tensors}
 
     expected = {"state": manifest.state, "x": manifest.width}, {"next_state": manifest.state, "query": manifest.width}
     found = last(session.get_inputs()), last(session.get_outputs())
@@ -124,7 +124,10 @@ def _run_probes(model: Model, probes: Probes) -> None:
     for rows in probes.rows.T:
         known = rows != UNKNOWN
         if known.any():
-            states[known], queries[known] = model.step(states[known], rows[known])
+            try:
+                states[known], queries[known] = model.step(states[known], rows[known])
+            except Exception as error:  # the runtime's exceptions share no other base
+                raise Malformed(STEP, f"{known.sum()} states", f"must step any number of states ({error})") from error
     error = float(np.abs(queries - probes.query).max())
     if not error <= _PROBE_TOLERANCE:
         raise Malformed(PROBES, error, f"must differ from the export's queries by at most {_PROBE_TOLERANCE}")
