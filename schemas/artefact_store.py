@@ -2,13 +2,19 @@
 
 import hashlib
 import posixpath
+import re
 from collections.abc import Mapping
+from typing import Final
 
 import fsspec
 from fsspec.core import url_to_fs
 
 from schemas.artefact import MANIFEST, File, Manifest, decode_manifest, encode_manifest
 from schemas.malformed import Malformed
+
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._-]+")
+"""a directory's name: nothing that a file system or a pattern of fsspec reads in another way"""
 
 
 class ArtefactStore:
@@ -68,8 +74,9 @@ class ArtefactStore:
         return sorted((decode_manifest(self._fs.cat_file(path)) for path in found), key=lambda m: m.version)
 
     def _inside(self, path: str) -> str:
-        if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
-            raise Malformed("manifest.path", path, "must be a relative path inside the artefact store")
+        if not all(_PLAIN.fullmatch(part) and part.strip(".") for part in path.split("/")):
+            rule = "must be a relative path inside the artefact store, of letters, digits, '.', '_' and '-'"
+            raise Malformed("manifest.path", path, rule)
         return posixpath.join(self._root, path)
 
 
