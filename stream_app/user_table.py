@@ -153,10 +153,10 @@ class UserTable:
             if (now := time.monotonic()) - reported > _REPORT_S:
                 reported = now
                 _log.info("recovering", partition=partition, records=records, per_s=round(records / (now - started)))
-        if store.changelog_position < end:  # nothing but a gap at the end
-            store.write({}, end)
         if records:
             store.flush()
+        if store.changelog_position < end:  # nothing but a gap at the end
+            store.write({}, end)
         return _Replay(records, sorted(stale), identified)
 
 
