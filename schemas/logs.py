@@ -26,10 +26,12 @@ def configure(level: str, **context: Any) -> None:
         if person
         else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
     )
+    ours = logging.getLogger("recommender")
+    ours.setLevel(level)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=lambda *_: ours,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler()
