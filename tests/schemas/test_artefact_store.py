@@ -1,0 +1,155 @@
+import itertools
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from schemas.artefact import CATALOGUE, ITEMS, MANIFEST, PROBES, STEP, Manifest
+from schemas.artefact_store import ArtefactStore, described
+from schemas.malformed import Malformed
+
+FILES = {STEP: b"graph", CATALOGUE: b"catalogue", ITEMS: b"items", PROBES: b""}
+_numbers = itertools.count()
+
+outside = pytest.mark.parametrize(
+    "path",
+    [
+        "../x",
+        "..",
+        ".",
+        "/abs",
+        "a//b",
+        "a/",
+        "a\\b",
+        "a/../../b",
+        "a/./b",
+        "a\0b",
+        "a*",
+        "a?",
+        "[a]",
+        "~",
+        "c:/x",
+        "é",
+    ],
+)
+
+
+class FullDisc(MemoryFileSystem):
+    """A file system that has room for `room` more files and then cuts a file short."""
+
+    protocol = "fulldisc"
+    cachable = False
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    room = 0
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        if FullDisc.room == 0:
+            super().pipe_file(path, value[:1], mode, **options)
+            raise OSError(28, "No space left on device")
+        FullDisc.room -= 1
+        super().pipe_file(path, value, mode, **options)
+
+
+fsspec.register_implementation(FullDisc.protocol, FullDisc)
+
+
+def manifest(files: dict[str, bytes] = FILES, path: str = "7", version: int = 7) -> Manifest:
+    return Manifest(version=version, path=path, files=described(files), items=1, width=1, state=1)
+
+
+@pytest.fixture(params=["memory", "local"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtefactStore:
+    return ArtefactStore(str(tmp_path / "art") if request.param == "local" else f"memory://art{next(_numbers)}")
+
+
+def test_what_is_written_is_read(store: ArtefactStore):
+    store.write(FILES, manifest())
+    assert store.read(manifest()) == FILES
+
+
+def test_an_artefact_may_lie_deeper(store: ArtefactStore):
+    store.write(FILES, manifest(path="team.a/model-1/7_b"))
+    assert store.read(manifest(path="team.a/model-1/7_b")) == FILES
+
+
+def test_manifests_come_oldest_first(store: ArtefactStore):
+    for version in (9, 10, 8):
+        store.write(FILES, manifest(path=str(version), version=version))
+    assert [found.version for found in store.manifests()] == [8, 9, 10]
+
+
+def test_a_store_that_does_not_exist_yet_is_empty(store: ArtefactStore):
+    assert store.manifests() == []
+
+
+def test_an_artefact_is_never_overwritten(store: ArtefactStore):
+    store.write(FILES, manifest())
+    with pytest.raises(FileExistsError):
+        store.write(FILES | {STEP: b"other"}, manifest(FILES | {STEP: b"other"}))
+    assert store.read(manifest()) == FILES
+
+
+def test_files_that_the_manifest_does_not_describe_are_refused_before_anything_is_written(store: ArtefactStore):
+    with pytest.raises(Malformed, match=r"manifest\.files"):
+        store.write(FILES | {STEP: b"other"}, manifest())
+    store.write(FILES, manifest())
+
+
+@pytest.mark.parametrize("room", range(len(FILES) + 1))
+def test_a_write_that_fails_at_any_file_leaves_nothing(room: int):
+    store = ArtefactStore(f"fulldisc://art{next(_numbers)}")
+    FullDisc.room = 2 * len(FILES)
+    store.write(FILES, manifest(path="6", version=6))
+    FullDisc.room = room
+    with pytest.raises(OSError, match="No space left"):
+        store.write(FILES, manifest())
+    assert [found.version for found in store.manifests()] == [6]
+    FullDisc.room = 2 * len(FILES)
+    store.write(FILES, manifest())
+    assert store.read(manifest()) == FILES
+
+
+def test_a_local_write_that_fails_leaves_nothing(tmp_path: Path):
+    files = FILES | {f"{'a' * 300}.bin": b"its name is too long for the file system"}
+    with pytest.raises(OSError, match="too long"):
+        ArtefactStore(str(tmp_path)).write(files, manifest(files))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_manifest_is_written_last(tmp_path: Path):
+    ArtefactStore(str(tmp_path)).write(FILES, manifest())
+    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "7").iterdir()}
+    assert written.pop(MANIFEST) >= max(written.values())
+    (tmp_path / "7" / MANIFEST).unlink()
+    assert ArtefactStore(str(tmp_path)).manifests() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"grap", b"graph+", b"Graph"])
+def test_a_truncated_or_changed_file_is_malformed(tmp_path: Path, content: bytes):
+    store = ArtefactStore(str(tmp_path))
+    store.write(FILES, manifest())
+    (tmp_path / "7" / STEP).write_bytes(content)
+    with pytest.raises(Malformed, match=r"7/step\.onnx: must be 5 bytes"):
+        store.read(manifest())
+
+
+def test_a_missing_file_is_not_found(store: ArtefactStore):
+    with pytest.raises(FileNotFoundError):
+        store.read(manifest())
+
+
+@outside
+def test_no_path_outside_the_store_is_written(store: ArtefactStore, path: str):
+    with pytest.raises(Malformed, match=r"manifest\.path"):
+        store.write(FILES, manifest(path=path))
+
+
+@outside
+def test_no_path_outside_the_store_is_read(tmp_path: Path, path: str):
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(Malformed, match=r"manifest\.path"):
+        ArtefactStore(str(tmp_path / "art")).read(manifest(path=path))

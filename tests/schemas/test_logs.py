@@ -1,0 +1,97 @@
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from schemas import logs
+
+
+@pytest.fixture(autouse=True)
+def logging_is_put_back() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def lines(captured: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in captured.readouterr().err.splitlines()]
+
+
+def test_every_line_is_a_json_object_when_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]):
+    logs.configure("INFO", worker="w1")
+    structlog.get_logger().warning("slow", partition=3)
+    logging.getLogger("some.library").error("failed: %s", "why")
+    ours, theirs = lines(capsys)
+    assert (ours["event"], ours["partition"], ours["level"]) == ("slow", 3, "warning")
+    assert (theirs["event"], theirs["logger"], theirs["level"]) == ("failed: why", "some.library", "error")
+    assert ours["worker"] == theirs["worker"] == "w1"
+    assert str(ours["timestamp"]).endswith("Z")
+
+
+def test_a_traceback_stays_on_its_line(capsys: pytest.CaptureFixture[str]):
+    logs.configure("INFO")
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        structlog.get_logger().exception("ended")
+    (line,) = lines(capsys)
+    assert "broken" in json.dumps(line["exception"])
+
+
+def test_a_person_on_a_terminal_gets_no_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    logs.configure("INFO")
+    structlog.get_logger().info("hello")
+    text = capsys.readouterr().err
+    assert "hello" in text
+    assert "{" not in text
+
+
+@pytest.mark.parametrize(("level", "expected"), [("DEBUG", 3), ("INFO", 2), ("WARNING", 1), ("ERROR", 0)])
+def test_what_lies_below_the_level_is_not_logged(capsys: pytest.CaptureFixture[str], level: str, expected: int):
+    logs.configure(level)
+    log = structlog.get_logger()
+    log.debug("a")
+    log.info("b")
+    log.warning("c")
+    assert len(lines(capsys)) == expected
+
+
+def test_chatty_libraries_are_heard_from_warning_on(capsys: pytest.CaptureFixture[str]):
+    logs.configure("DEBUG")
+    logging.getLogger("aiokafka.client").info("connected")
+    logging.getLogger("aiokafka.client").warning("lost")
+    assert [line["event"] for line in lines(capsys)] == ["lost"]
+
+
+def test_a_librarys_repeated_message_is_dropped(capsys: pytest.CaptureFixture[str]):
+    logs.configure("INFO")
+    for attempt in range(5):
+        logging.getLogger("aiokafka.client").warning("attempt %d", attempt)
+    logging.getLogger("aiokafka.client").warning("from another line")
+    assert [line["event"] for line in lines(capsys)] == ["attempt 0", "from another line"]
+
+
+def test_a_librarys_message_is_logged_again_after_a_while(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    times = iter([100.0, 109.9, 110.0, 119.0, 120.1])
+    monkeypatch.setattr(logs.time, "monotonic", lambda: next(times))
+    logs.configure("INFO")
+    for attempt in range(5):
+        logging.getLogger("kafka").warning("attempt %d", attempt)
+    assert [line["event"] for line in lines(capsys)] == ["attempt 0", "attempt 2", "attempt 4"]
+
+
+def test_our_own_repeated_messages_are_kept(capsys: pytest.CaptureFixture[str]):
+    logs.configure("INFO")
+    for partition in range(3):
+        structlog.get_logger().warning("healed", partition=partition)
+    assert [line["partition"] for line in lines(capsys)] == [0, 1, 2]
