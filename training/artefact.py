@@ -1,0 +1,114 @@
+"""A trained model becomes an artefact: the files that workers load, and the manifest that describes them."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.artefact import (
+    CATALOGUE,
+    ITEMS,
+    PROBES,
+    STEP,
+    Manifest,
+    Probes,
+    build_catalogue,
+    encode_catalogue,
+    encode_probes,
+)
+from schemas.artefact_store import ArtefactStore, described
+from training.model import LRURec
+from training.step_graph import export_step, fold, load_step
+
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")
+PROBE_COUNT, PROBE_LENGTH, PROBE_TOP = 8, 20, 10
+
+
+class NotFinite(ArithmeticError):
+    """A model has weights that are not numbers."""
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Everything that is to be written, checked and in memory."""
+
+    files: dict[str, bytes]
+    manifest: Manifest
+
+    def write(self, store: ArtefactStore) -> None:
+        """Write it, completely or not at all.
+
+        Raises:
+            FileExistsError: the store has this version already.
+            OSError: the store cannot be written.
+        """
+        store.write(self.files, self.manifest)
+
+
+def build(
+    model: LRURec,
+    item_ids: list[str],
+    *,
+    offsets: Mapping[str, int] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    version_ms: int | None = None,
+) -> Artefact:
+    """Make the files of a model and check them.
+
+    Args:
+        model: on the CPU; it is left in evaluation mode.
+        item_ids: [N] in row order.
+        offsets: for each partition of the log, the first offset that was not trained on.
+        parameters: how the model was trained.
+        metrics: how good it was.
+        version_ms: UTC milliseconds, the artefact's version and the name of its directory; now, if omitted.
+
+    Raises:
+        NotFinite: a weight is infinite or not a number.
+        GraphMismatch: the exported step does not compute what the model computes.
+        Malformed: two item ids have one hash, or their number is not the model's.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise NotFinite(f"{name} has values that are not finite")
+    model.eval()
+    catalogue = build_catalogue(model.embedding.weight.detach().numpy(), model.bias.detach().numpy(), item_ids)
+    arrays, ids = encode_catalogue(catalogue)
+    step = export_step(model)
+    probes = make_probes(step, catalogue.embedding, catalogue.bias, model.shape.state)
+    files = {STEP: step, CATALOGUE: arrays, ITEMS: ids, PROBES: encode_probes(probes)}
+    number = time.time_ns() // 1_000_000 if version_ms is None else version_ms
+    manifest = Manifest(
+        version=number,
+        path=str(number),
+        files=described(files),
+        items=model.shape.items,
+        width=model.shape.width,
+        state=model.shape.state,
+        offsets=dict(offsets or {}),
+        parameters=dict(parameters or {}),
+        metrics=dict(metrics or {}),
+        libraries={library: version(library) for library in LIBRARIES},
+    )
+    return Artefact(files, manifest)
+
+
+def make_probes(
+    step: bytes, embedding: NDArray[np.float32], bias: NDArray[np.float32], state: int, seed: int = 0
+) -> Probes:
+    """Histories of random items, of lengths up to `PROBE_LENGTH`, with what the step gives for them.
+
+    Random ones, because an artefact outlives a user's wish to be forgotten.
+    """
+    random = np.random.default_rng(seed)
+    rows = random.integers(0, len(embedding), (PROBE_COUNT, PROBE_LENGTH), dtype=np.int32)
+    lengths = np.linspace(1, PROBE_LENGTH, PROBE_COUNT).astype(int)
+    rows[np.arange(PROBE_LENGTH) >= lengths[:, None]] = -1
+    query = fold(load_step(step), embedding, rows, state)
+    top = np.argsort(-(query @ embedding.T + bias), axis=1, kind="stable")[:, :PROBE_TOP]
+    return Probes(rows, query, top.astype(np.int32))

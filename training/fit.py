@@ -1,0 +1,146 @@
+"""The training loop: AdamW, warm-up and cosine, early stopping on a validation metric."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from training.device import Device
+from training.evaluation import Metrics
+from training.full_softmax import full_softmax_loss
+from training.histories import Histories, Spans
+from training.model import LRURec
+from training.windows import Batch, collate, cut, shuffled
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. The defaults were chosen on the validation events of MovieLens 100K and 1M."""
+
+    window: int = 100
+    """Inputs of a training window; longer histories are cut into several."""
+    batch: int = 64
+    """Windows of a step."""
+    epochs: int = 40
+    learning_rate: float = 5e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    """Of matrices; vectors and scalars are not decayed."""
+    clip: float = 5.0
+    """Largest norm of the gradient."""
+    dropout: float = 0.2
+    patience: int = 5
+    """Epochs without a better validation recall@10 after which training stops."""
+    minutes: float | None = None
+    """Wall time after which training has come to its end, if the epochs have not before."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What there is to tell after a step or, with metrics, after an epoch."""
+
+    progress: float
+    """Share of the planned training that is done, 0 to 1."""
+    epoch: int
+    loss: float
+    metrics: Metrics | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished training. The model itself was changed in place and holds the best epoch's parameters."""
+
+    epochs: int
+    """Epochs of the parameters that were kept."""
+    steps: int
+    seconds: float
+    metrics: Metrics | None
+    """Validation metrics of the parameters that were kept; None without validation."""
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a number."""
+
+
+def fit(
+    model: LRURec,
+    histories: Histories,
+    train: Spans,
+    recipe: Recipe,
+    device: Device,
+    *,
+    validate: Callable[[LRURec], Metrics] | None = None,
+    watch: Callable[[Moment], None] | None = None,
+) -> Outcome:
+    """Train the model in place on the spans `train`, keeping the parameters of the best epoch if there is validation.
+
+    The learning rate follows a cosine over the planned epochs, or over the minutes if they run out first. The same
+    seed, data and thread count give the same model, unless the recipe has minutes.
+
+    Raises:
+        ValueError: no user has two events to learn from.
+        Diverged: the loss became infinite or not a number.
+    """
+    if not (train.lengths > 1).any():
+        raise ValueError("nothing to learn from: no user has two events to train on")
+    random = np.random.default_rng(recipe.seed)
+    torch.manual_seed(recipe.seed)
+    optimizer = _optimizer(model, recipe)
+    began, steps, best, best_state = time.monotonic(), 0, Outcome(0, 0, 0.0, None), None
+    progress, epoch = 0.0, 0
+    while progress < 1 and epoch - best.epochs < recipe.patience:
+        windows = list(shuffled(cut(train, recipe.window, random), recipe.batch, random))
+        model.train()
+        for nth, span in enumerate(windows):
+            progress = _progress(epoch + nth / len(windows), time.monotonic() - began, recipe)
+            warmup = min(1.0, (steps + 1) / recipe.warmup_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * warmup * (1 + math.cos(math.pi * progress)) / 2
+            loss = _step(model, optimizer, collate(histories.items, span), recipe, device)
+            steps += 1
+            if watch:
+                watch(Moment(progress, epoch, loss))
+        epoch += 1
+        progress = _progress(epoch, time.monotonic() - began, recipe)
+        metrics = validate(model) if validate else None
+        if watch:
+            watch(Moment(progress, epoch, loss, metrics))
+        if metrics is None or best.metrics is None or metrics.recall_at_10 > best.metrics.recall_at_10:
+            best = Outcome(epoch, steps, time.monotonic() - began, metrics)
+            best_state = copy.deepcopy(model.state_dict()) if metrics else None
+    if best_state:
+        model.load_state_dict(best_state)
+    model.eval()
+    return best
+
+
+def _progress(epochs: float, seconds: float, recipe: Recipe) -> float:
+    return min(1.0, max(epochs / recipe.epochs, seconds / (60 * recipe.minutes) if recipe.minutes else 0.0))
+
+
+def _optimizer(model: LRURec, recipe: Recipe) -> torch.optim.Optimizer:
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def _step(model: LRURec, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe, device: Device) -> float:
+    """One step of the optimiser; the loss before it."""
+    inputs, targets = batch.inputs.to(device.name), batch.targets.to(device.name)
+    with device.autocast():
+        query, _ = model(model.embedding(inputs), packing=batch.packing)
+    loss = full_softmax_loss(query.float(), model.embedding.weight, model.bias, targets, device.dtype)
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    optimizer.step()
+    value = loss.item()
+    if not math.isfinite(value):
+        raise Diverged(f"the loss is {value}: lower the learning rate ({recipe.learning_rate})")
+    return value

@@ -1,0 +1,111 @@
+"""The log as columns: every user's kept events, oldest first, one user after the other."""
+
+from array import array
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+REMEMBERED_EVENT_IDS = 32
+"""A repeat among this many last event ids of a user is dropped, as in the worker."""
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Stretches of the flat event columns: from `begin` up to, not including, `end`. Empty ones are allowed."""
+
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Events of each span."""
+        return self.end - self.begin
+
+    @property
+    def events(self) -> int:
+        """Events in all spans together."""
+        return int(self.lengths.sum())
+
+    def __len__(self) -> int:
+        return len(self.begin)
+
+    def __getitem__(self, chosen: NDArray[np.int64] | slice) -> "Spans":
+        return Spans(self.begin[chosen], self.end[chosen])
+
+
+@dataclass(frozen=True)
+class Histories:
+    """E events of U users over N items. Every user and every item has at least one event."""
+
+    items: NDArray[np.int32]
+    """[E] row of the catalogue."""
+    timestamps_ms: NDArray[np.int64]
+    """[E] UTC milliseconds; order within a user is the log's, whatever the timestamps say."""
+    users: Spans
+    """[U] the events of each user."""
+    item_ids: list[str]
+    """[N] in row order."""
+
+
+class HistoryBuilder:
+    """Collects events in log order. Repeats are dropped, forgotten users leave nothing behind."""
+
+    def __init__(self) -> None:
+        self.repeated = 0
+        """Events dropped because their user had the same event id among the last `REMEMBERED_EVENT_IDS`."""
+        self._users: dict[str, int] = {}
+        self._items: dict[str, int] = {}
+        self._event_users = array("q")
+        self._event_items = array("q")
+        self._timestamps_ms = array("q")
+        self._forgotten_before: dict[int, int] = {}
+        self._event_ids: dict[int, deque[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._event_users)
+
+    def add(self, user_id: str, item_id: str, timestamp_ms: int, event_id: str | None = None) -> None:
+        """Append an event to its user's history, unless it is a repeat."""
+        user = self._users.setdefault(user_id, len(self._users))
+        if event_id is not None:
+            recent = self._event_ids.get(user)
+            if recent is None:
+                recent = self._event_ids[user] = deque(maxlen=REMEMBERED_EVENT_IDS)
+            if event_id in recent:
+                self.repeated += 1
+                return
+            recent.append(event_id)
+        self._event_users.append(user)
+        self._event_items.append(self._items.setdefault(item_id, len(self._items)))
+        self._timestamps_ms.append(timestamp_ms)
+
+    def forget(self, user_id: str) -> None:
+        """Drop everything that this user has done so far."""
+        user = self._users.get(user_id)
+        if user is not None:
+            self._forgotten_before[user] = len(self)
+            self._event_ids.pop(user, None)
+
+    def build(self) -> Histories:
+        """The columns. Rows are numbered by the first kept appearance of their item in the log."""
+        users = np.array(self._event_users, dtype=np.int64)
+        items = np.array(self._event_items, dtype=np.int64)
+        timestamps_ms = np.array(self._timestamps_ms, dtype=np.int64)
+        forgotten_before = np.zeros(len(self._users), dtype=np.int64)
+        for user, position in self._forgotten_before.items():
+            forgotten_before[user] = position
+        kept = np.flatnonzero(np.arange(len(users)) >= forgotten_before[users])
+        kept = kept[np.argsort(users[kept], kind="stable")]
+
+        item_ids = list(self._items)
+        known = np.unique(items[kept])
+        rows = np.zeros(len(item_ids), dtype=np.int32)
+        rows[known] = np.arange(len(known), dtype=np.int32)
+        counts = np.bincount(users[kept], minlength=len(self._users))
+        counts = counts[counts > 0]
+        ends = np.cumsum(counts, dtype=np.int64)
+        return Histories(
+            rows[items[kept]], timestamps_ms[kept], Spans(ends - counts, ends), [item_ids[item] for item in known]
+        )

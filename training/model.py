@@ -1,0 +1,146 @@
+"""LRURec: Yue, Wang, He, Zeng, McAuley, Wang, "Linear Recurrent Units for Sequential Recommendation" (WSDM 2024).
+
+Every layer maps `(x, state) → (y, state)`. With a packing, x holds the tokens of a packed batch and the recurrence runs
+as a scan; without one, x holds one token per row and the recurrence takes one step, in real arithmetic throughout. Both
+forms use the same parameters and agree at every position.
+
+A block's state is 2H float32, real parts first, then imaginary parts; the model's state is the blocks' in order.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.dropout import Dropout
+from training.packing import Packing
+from training.scan import scan
+
+RADIUS_MIN, RADIUS_MAX = 0.8, 0.99
+"""|λ| starts uniform in area between these radii, as in the authors' code."""
+WEIGHT_STD = 0.02
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of a model."""
+
+    items: int
+    width: int = 64
+    units: int = 128
+    blocks: int = 2
+
+    @property
+    def state(self) -> int:
+        """S: floats of one user's state."""
+        return self.blocks * 2 * self.units
+
+
+class LRU(nn.Module):
+    """h_t = λ ⊙ h_{t-1} + γ ⊙ (B x_t), y_t = Re(C h_t): equations 1, 4 and 5; λ = exp(-exp(ν) + i·exp(θ)), so |λ| < 1.
+
+    `inner` holds B and `outer` holds C, both as real matrices over the 2H real and imaginary parts.
+    """
+
+    def __init__(self, width: int, units: int) -> None:
+        super().__init__()
+        squared_radius = torch.rand(units) * (RADIUS_MAX**2 - RADIUS_MIN**2) + RADIUS_MIN**2
+        self.nu = nn.Parameter(torch.log(-0.5 * torch.log(squared_radius)))
+        self.theta = nn.Parameter(torch.log(2 * math.pi * torch.rand(units).clamp_min(1e-6)))
+        self.log_gamma = nn.Parameter(0.5 * torch.log1p(-squared_radius))
+        self.inner = nn.Linear(width, 2 * units)
+        self.outer = nn.Linear(2 * units, width)
+
+    def forward(self, x: Tensor, state: Tensor, packing: Packing | None) -> tuple[Tensor, Tensor]:
+        """x [T, D] with a packing and [B, D] without, state [B, 2H] → y, of the shape of x, and the last state."""
+        return self._step(x, state) if packing is None else self._scan(x, state, packing)
+
+    def _step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        radius, phase = torch.exp(-torch.exp(self.nu)), torch.exp(self.theta)
+        decay_real, decay_imag = radius * torch.cos(phase), radius * torch.sin(phase)
+        gamma = torch.exp(self.log_gamma).repeat(2)
+        real, imag = state.chunk(2, dim=1)
+        turned = torch.cat((decay_real * real - decay_imag * imag, decay_real * imag + decay_imag * real), dim=1)
+        state = turned + functional.linear(x, self.inner.weight * gamma[:, None], self.inner.bias * gamma)
+        return self.outer(state), state
+
+    def _scan(self, x: Tensor, state: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+        # The scan wants each complex number's two parts side by side, so the rows of B and the columns of C are
+        # interleaved: small matrices, instead of T × 2H activations.
+        decay = torch.polar(torch.exp(-torch.exp(self.nu)), torch.exp(self.theta))
+        gamma = torch.exp(self.log_gamma).repeat(2)
+        weight = _interleave(self.inner.weight * gamma[:, None])
+        inputs = functional.linear(x, weight, _interleave(self.inner.bias * gamma))
+        pairs = torch.view_as_complex(inputs.float().view(len(x), len(self.nu), 2))
+        states = torch.view_as_real(scan(decay, pairs, packing, torch.complex(*state.chunk(2, dim=1))))
+        y = functional.linear(states.flatten(1), _interleave(self.outer.weight.T).T, self.outer.bias)
+        final = states[packing.last.to(x.device)].transpose(1, 2).flatten(1)
+        return y, torch.cat((final, state[packing.alive :]))
+
+
+class Block(nn.Module):
+    """An LRU, then a position-wise feed-forward network of 4D, each with dropout, residual and LayerNorm."""
+
+    def __init__(self, width: int, units: int, dropout: float) -> None:
+        super().__init__()
+        self.lru = LRU(width, units)
+        self.lru_norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, state: Tensor, packing: Packing | None) -> tuple[Tensor, Tensor]:
+        """Shapes as for `LRU`."""
+        y, state = self.lru(x, state, packing)
+        x = self.lru_norm(x + self.dropout(y))
+        y = self.narrow(self.dropout(functional.gelu(self.widen(x))))
+        return self.feed_forward_norm(x + self.dropout(y)), state
+
+
+class LRURec(nn.Module):
+    """The whole model. Row i of `embedding` and `bias` is item i; there is no padding item.
+
+    Scores are `embedding @ query + bias`: the output layer is tied to the input embedding (equation 8).
+    """
+
+    def __init__(self, shape: Shape, dropout: float = 0.2) -> None:
+        """Weights are drawn from torch's global generator: seed it first."""
+        super().__init__()
+        self.shape = shape
+        self.embedding = nn.Embedding(shape.items, shape.width)
+        self.bias = nn.Parameter(torch.zeros(shape.items))
+        self.embedding_norm = nn.LayerNorm(shape.width)
+        self.dropout = Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(shape.width, shape.units, dropout) for _ in range(shape.blocks))
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                for parameter in module.parameters():
+                    nn.init.trunc_normal_(parameter, std=WEIGHT_STD, a=-2 * WEIGHT_STD, b=2 * WEIGHT_STD)
+
+    def forward(self, x: Tensor, state: Tensor | None = None, packing: Packing | None = None) -> tuple[Tensor, Tensor]:
+        """Advance by the tokens of x.
+
+        Args:
+            x: embedding rows, float32: [T, D] in the order of the packing, or [B, D], one token of each row, without.
+            state: [B, S] float32 before the first token, in the order of the packing's lanes; zero if omitted.
+            packing: layout of x; None for the one-step form.
+
+        Returns:
+            The query after each token, of the shape of x, and the state after each lane's last token, [B, S].
+        """
+        if state is None:
+            state = x.new_zeros(len(x) if packing is None else len(packing.lengths), self.shape.state)
+        x = self.dropout(self.embedding_norm(x))
+        states = []
+        for block, before in zip(self.blocks, state.chunk(self.shape.blocks, dim=1), strict=True):
+            x, after = block(x, before, packing)
+            states.append(after)
+        return x, torch.cat(states, dim=1)
+
+
+def _interleave(planes: Tensor) -> Tensor:
+    """Rows re₀ … re_{H-1}, im₀ … im_{H-1} become re₀, im₀, re₁, im₁, …"""
+    return torch.stack(planes.chunk(2), dim=1).flatten(0, 1)
