@@ -12,7 +12,6 @@ from fsspec.core import url_to_fs
 from schemas.artefact import MANIFEST, File, Manifest, decode_manifest, encode_manifest
 from schemas.malformed import Malformed
 
-
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._-]+")
 """a directory's name: nothing that a file system or a pattern of fsspec reads in another way"""
 
