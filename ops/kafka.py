@@ -50,6 +50,9 @@ _SETTINGS: Final = {
 }
 _JAVA_OPTIONS: Final = (
     "-Xmx512m",
+    # Java 25.0.2 warns about harmless gaps in its own archive
+    "-Xlog:disable",
+    "-Xlog:all=error:stderr",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
 )
@@ -103,6 +106,7 @@ class LocalKafka:
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._recording: Path | None = None
+        self._log_start = 0
 
     @property
     def bootstrap(self) -> str:
@@ -168,8 +172,11 @@ class LocalKafka:
         return self._process.wait() if self._process else 0
 
     def log_tail(self) -> str:
-        """The last lines of the broker's log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]) if self.log.exists() else ""
+        """The last lines that the broker has logged since its start and that are more than information."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors="replace").splitlines()
+        return "\n".join([line for line in lines if "] INFO " not in line][-_TAIL_LINES:])
 
     def __enter__(self) -> Self:
         self.start()
@@ -218,6 +225,7 @@ class LocalKafka:
             self._recording = source.archive.with_suffix(f".{os.getpid()}.{self.port}")
             archive = f"-XX:AOTCacheOutput={self._recording}"
         with self.log.open("ab") as log:
+            self._log_start = log.tell()
             return subprocess.Popen(  # noqa: S603
                 [*guard, *_java(source, archive), "kafka.Kafka", str(properties)],
                 stdin=subprocess.PIPE,

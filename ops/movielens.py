@@ -54,8 +54,9 @@ def _install(target: Path) -> None:
     options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(target), _WHEEL]
     installed = subprocess.run([*_installer(), *options], capture_output=True, text=True)  # noqa: S603 - our own words
     if installed.returncode:
-        reason = installed.stderr.strip().splitlines() or ["no reason given"]
-        raise Unavailable(f"{_WHEEL} could not be fetched for {NAME} (is the network away?): {reason[-1]}")
+        lines = installed.stderr.strip().splitlines() or ["no reason given"]
+        reason = next((line for line in lines[::-1] if line.lower().startswith("error")), lines[-1])
+        raise Unavailable(f"{_WHEEL} could not be fetched for {NAME} (is the network away?): {reason}")
 
 
 def _installer() -> list[str]:

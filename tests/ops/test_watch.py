@@ -1,0 +1,21 @@
+"""A list on one line."""
+
+from ops.watch import line
+from schemas.recommendation import Cause, Recommendation
+
+LIST = Recommendation("anna", [("1", 0.5), ("2", 0.25)], 1, Cause.EVENT, 0, 7, 0, None, 45, 0)
+
+
+def test_items_have_their_title_or_else_their_id():
+    assert line(LIST, {"1": "Toy Story"}).endswith("  Toy Story · 2")
+
+
+def test_lines_are_aligned_whatever_the_user_and_the_cause():
+    other = LIST._replace(user_id="bo", cause=Cause.REPLAY, history_length=3)
+    assert line(LIST, {}).index("1 · 2") == line(other, {}).index("1 · 2")
+
+
+def test_a_line_is_cut_at_the_terminals_width():
+    cut = line(LIST, {"1": "x" * 100}, width=80)
+    assert len(cut) == 80
+    assert cut.endswith("x…")
