@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from schemas import event, state
 from schemas.item import item_hash
@@ -37,6 +37,17 @@ class EngineMachine(RuleBasedStateMachine):
         self.disk = tempfile.TemporaryDirectory()
         self.world = World(Path(self.disk.name))
         worlds.install(self.world)
+
+    @initialize(
+        with_model=st.booleans(), items=st.lists(st.sampled_from([*ITEMS, UNKNOWN_ITEM]), min_size=3, max_size=12)
+    )
+    def begin(self, with_model: bool, items: list[str]) -> None:
+        if with_model:
+            self.swap(len(ITEMS))
+        for item in items:
+            self.world.produce("u", item)
+            self.world.produce("v", item)
+        self.rebalance("a", set(range(PARTITIONS)))
 
     # the outside
 
@@ -140,6 +151,27 @@ class EngineMachine(RuleBasedStateMachine):
                 self.survive(worker, lambda: worker.own({p for p, o in self.world.owner.items() if o == name}))
             if self.world.champion is not None and self.running(name) is worker:
                 worker.engine.swap(self.world.champion.load())
+
+    @rule(
+        name=names, limit=limits, after=steps, items=st.lists(st.sampled_from(ITEMS), max_size=5), before=st.booleans()
+    )
+    def zombie(self, name: str, limit: int, after: int, items: list[str], before: bool) -> None:
+        """A worker freezes in a round, the other takes all and goes on, and then the first one wakes up."""
+        other = next(n for n in NAMES if n != name)
+        self.thaw(other)
+        self.rebalance(name, set(range(PARTITIONS)))
+        for item in items:
+            self.world.produce("u", item)
+            self.world.produce("w", item)
+        self.freeze(name, limit, after)
+        self.rebalance(other, set(range(PARTITIONS)))
+        if before:
+            self.work(other, 50)
+            self.thaw(name)
+        else:
+            self.thaw(name)
+            self.work(other, 50)
+        self.look_around(other)
 
     @rule(name=names)
     def look_around(self, name: str) -> None:
