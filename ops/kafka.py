@@ -11,9 +11,10 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 from uuid import uuid4
 
 from confluent_kafka import KafkaException
@@ -66,6 +67,7 @@ import os, signal, sys
 broker = os.getpid()
 if os.fork():
     os.execv(sys.argv[1], sys.argv[1:])
+os.closerange(1, 3)
 while os.read(0, 1):
     pass
 if os.getppid() == broker:
@@ -128,7 +130,7 @@ class LocalKafka:
 
         Raises:
             BrokerFailed: it died or gave no answer in time.
-            Refused: the port is taken.
+            Refused: the port is taken, or another broker runs on the data.
             Unavailable: Kafka could not be downloaded.
         """
         if self.pid is not None:
@@ -137,10 +139,13 @@ class LocalKafka:
         _claim(self.port)
         source = distribution()
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        properties = self._write_properties()
-        if not (self._log_dir / "meta.properties").exists():
-            self._format(source, properties)
-        self._process = self._spawn(source, properties)
+        with self.log.open("ab") as log:
+            _lock(log)
+            self._log_start = log.tell()
+            properties = self._write_properties()
+            if not (self._log_dir / "meta.properties").exists():
+                self._format(source, properties)
+            self._process = self._spawn(source, properties, log)
         try:
             self._wait_until_ready(time.monotonic() + self._start_timeout_s)
         except BaseException:
@@ -215,7 +220,7 @@ class LocalKafka:
         if formatted.returncode:
             raise BrokerFailed(f"{self.data_dir} could not be formatted\n{formatted.stdout}{formatted.stderr}")
 
-    def _spawn(self, source: Distribution, properties: Path) -> subprocess.Popen[bytes]:
+    def _spawn(self, source: Distribution, properties: Path, log: BinaryIO) -> subprocess.Popen[bytes]:
         guard = [sys.executable, "-I", "-S", "-c", _GUARDED]
         self._recording = None
         if source.archive.exists():
@@ -224,15 +229,13 @@ class LocalKafka:
             # under a name of its own until it is complete: several brokers may stop at once
             self._recording = source.archive.with_suffix(f".{os.getpid()}.{self.port}")
             archive = f"-XX:AOTCacheOutput={self._recording}"
-        with self.log.open("ab") as log:
-            self._log_start = log.tell()
-            return subprocess.Popen(  # noqa: S603
-                [*guard, *_java(source, archive), "kafka.Kafka", str(properties)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C ends the program, and the program ends its broker
-            )
+        return subprocess.Popen(  # noqa: S603
+            [*guard, *_java(source, archive), "kafka.Kafka", str(properties)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C ends the program, and the program ends its broker
+        )
 
     def _wait_until_ready(self, deadline: float) -> None:
         while not self._answers():
@@ -283,6 +286,17 @@ def _claim(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise Refused(f"port {port} cannot be used: {os.strerror(error.errno or 0).lower()}") from None
+
+
+def _lock(log: BinaryIO) -> None:
+    """Lock the log file for as long as a process has it open: the broker will.
+
+    Kafka's own lock comes too late, when a second node has already written to the first one's metadata.
+    """
+    try:
+        flock(log, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        raise Refused(f"another broker runs on the data in {Path(log.name).parent}") from None
 
 
 def _java(source: Distribution, *options: str) -> list[str]:

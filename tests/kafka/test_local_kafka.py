@@ -57,9 +57,17 @@ def test_a_broker_that_cannot_be_set_up_says_why(tmp_path: Path):
         LocalKafka(tmp_path, settings={"num.io.threads": "none"}).start()
 
 
-def test_a_second_broker_on_the_same_data_ends_and_shows_the_end_of_its_log(broker: LocalKafka):
-    with pytest.raises(BrokerFailed, match=r"(?s)ended with status 1.*Failed to acquire lock"):
+def test_a_second_broker_on_the_same_data_is_refused(broker: LocalKafka):
+    with pytest.raises(Refused, match=f"another broker runs on the data in {broker.data_dir}"):
         LocalKafka(broker.data_dir).start()
+
+
+def test_a_broker_that_dies_while_it_starts_shows_the_errors_of_its_log(broker: LocalKafka):
+    broker.stop()
+    other = {"node.id": "7", "controller.quorum.voters": "7@127.0.0.1:9093"}
+    with pytest.raises(BrokerFailed, match=r"(?s)ended with status 1\n.*Stored node id 1 .* 7"):
+        LocalKafka(broker.data_dir, settings=other).start()
+    broker.start()
 
 
 def test_no_topic_is_made_by_asking_for_it(kafka: LocalKafka):
