@@ -1,0 +1,28 @@
+"""Tests that need Docker: a broker from the public image, as it would be deployed. Skipped where no Docker runs."""
+
+from collections.abc import Iterator
+
+import docker
+import pytest
+from docker.errors import DockerException
+from testcontainers.core.network import Network
+
+from tests.containers.apache_kafka import ApacheKafka
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[Network]:
+    """A network that the session's containers share."""
+    try:
+        docker.from_env().ping()
+    except DockerException as error:
+        pytest.skip(f"no Docker runs here: {error}")
+    with Network() as network:
+        yield network
+
+
+@pytest.fixture(scope="session")
+def kafka(network: Network) -> Iterator[ApacheKafka]:
+    """The session's broker."""
+    with ApacheKafka(network) as broker:
+        yield broker
