@@ -36,13 +36,12 @@ def decode(value: bytes, key: bytes | None, record_timestamp_ms: int) -> Event:
     Raises:
         Malformed: a rule of the event contract is broken.
     """
-    user_key = decode_key(key)
     if len(value) > MAX_VALUE_BYTES:
         raise Malformed("value", f"{len(value)} bytes", f"must be at most {MAX_VALUE_BYTES} bytes")
     fields = unpack_map(value, "value")
     user_id = _identifier("user_id", fields.get("user_id"))
-    if user_id != user_key:
-        raise Malformed("user_id", user_id, f"must equal the record's key {user_key!r}")
+    if user_id.encode() != key:
+        raise Malformed("user_id", user_id, f"must equal the record's key {decode_key(key)!r}")
     timestamp_ms = fields.get("timestamp")
     if timestamp_ms is None:
         timestamp_ms = record_timestamp_ms

@@ -88,32 +88,32 @@ def advance(
     forgotten = False
     limit = window + window // 2
 
-    for change in changes:
-        if change.offset <= last_offset:
+    for offset, timestamp_ms, item, kind, event_id_hash, change_event_id in changes:
+        if offset <= last_offset:
             replayed += 1
-            if change.offset == last_offset:
-                event_id = change.event_id
+            if offset == last_offset:
+                event_id = change_event_id
             continue
-        if not change.item:
-            last_offset, last_time_ms, events, flags = change.offset, change.timestamp_ms, 0, FORGOTTEN
+        if not item:
+            last_offset, last_time_ms, events, flags = offset, timestamp_ms, 0, FORGOTTEN
             items = times = kinds = event_ids = state = query = b""
             folded, segments, marks, owed, event_id, forgotten = 0, [], [], [], None, True
             continue
-        if change.event_id_hash:
-            if _holds(event_ids, change.event_id_hash):
+        if event_id_hash:
+            if _holds(event_ids, event_id_hash):
                 repeated += 1
                 continue
-            event_ids = (event_ids + change.event_id_hash)[-8 * RECENT_EVENT_IDS :]
+            event_ids = (event_ids + event_id_hash)[-8 * RECENT_EVENT_IDS :]
         before = items
-        items += change.item
-        times += _U32.pack(change.timestamp_ms // 1000)
-        kinds += bytes((change.kind,))
+        items += item
+        times += _U32.pack(timestamp_ms // 1000)
+        kinds += bytes((kind,))
         if len(kinds) == limit:
             if marks:
                 segments.append(Segment(before, folded, state, query, marks))
             items, times, kinds = items[-8 * window :], times[-4 * window :], kinds[-window:]
             folded, state, query, marks = 0, b"", b"", []
-        last_offset, last_time_ms, event_id, flags = change.offset, change.timestamp_ms, change.event_id, 0
+        last_offset, last_time_ms, event_id, flags = offset, timestamp_ms, change_event_id, 0
         events += 1
         applied += 1
         if not every:

@@ -4,7 +4,6 @@ One lock: rounds, ownership changes and swaps never overlap. Any exception leave
 round; the process must end, uncommitted, and the events come again.
 """
 
-import math
 import threading
 import time
 from collections import defaultdict
@@ -15,21 +14,20 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from schemas import recommendation, state
+from schemas import state
 from schemas.recommendation import Cause, Recommendation
 from schemas.state import NO_MODEL, StateRecord
 from stream_app.advance import Advanced, Change, advance
 from stream_app.broker import Broker, Confirm, DeadLetter, NotOwner, Outgoing, Record
 from stream_app.fold import fold
 from stream_app.intake import take_in
+from stream_app.lists import encode_json, encode_msgpack
 from stream_app.model import Model
 from stream_app.settings import WorkerSettings
 from stream_app.user_table import UserTable
 
 _ATTEMPTS: Final = 3
 _RECOVERING_PARTITIONS: Final = 4
-_NEVER: Final = -math.inf
-"""score of an item that must not be in a list"""
 _log = structlog.get_logger()
 
 
@@ -82,7 +80,7 @@ class Engine:
         self.counters = Counters()
         self._window = settings.history_length
         self._list_length = settings.list_length
-        self._encode = recommendation.encode_json if settings.list_format == "json" else recommendation.encode
+        self._encode = encode_json if settings.list_format == "json" else encode_msgpack
         self._every = settings.emit == "every"
         self._rebase_steps = settings.rebase_steps
         self._skipped = {tuple(map(int, place.split(":"))) for place in settings.skip_records.split(",") if place}
@@ -270,8 +268,8 @@ class Engine:
     ) -> None:
         folded = fold(model, [segment for user in users for segment in user.advanced.segments])
         rows, scores = model.rank(folded.marked, folded.seen, folded.seen_lengths, self._list_length)
-        best = zip(rows.tolist(), scores.tolist(), strict=True)
         now_ms = int(self._clock() * 1000)
+        wanted: list[Recommendation] = []
         segment = -1
         for partition, key, advanced, _ in users:
             segment += len(advanced.segments)
@@ -283,24 +281,17 @@ class Engine:
                         query=folded.queries[segment].tobytes(),
                     )
                 )
-            user_id = key.decode()
-            for cause, offset, timestamp_ms, event_id, history_length in advanced.owed:
-                items = [(model.item_ids[row], score) for row, score in zip(*next(best), strict=True) if score > _NEVER]
-                value = self._encode(
+            if advanced.owed:
+                user_id = key.decode()
+                wanted += [
                     Recommendation(
-                        user_id,
-                        items,
-                        model.version,
-                        cause,
-                        partition,
-                        offset,
-                        timestamp_ms,
-                        event_id,
-                        history_length,
-                        now_ms,
+                        user_id, (), model.version, cause, partition, offset, time_ms, event_id, kept, now_ms
                     )
-                )
-                lists[partition].append((key, value))
+                    for cause, offset, time_ms, event_id, kept in advanced.owed
+                ]
+        values = self._encode(model, wanted, rows, scores)
+        for list_, value in zip(wanted, values, strict=True):
+            lists[list_.partition].append((list_.user_id.encode(), value))
 
     def _count(self, users: Sequence[_User], outgoing: Mapping[int, Outgoing], contended: Collection[int]) -> None:
         counters = self.counters

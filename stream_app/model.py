@@ -22,6 +22,7 @@ from schemas.artefact import (
     decode_probes,
 )
 from schemas.malformed import Malformed
+from schemas.recommendation import encode_item_head
 from stream_app.ranking import Ranker
 
 UNKNOWN: Final = -1
@@ -42,6 +43,7 @@ class Model:
         self.state_floats = manifest.state
         self.width = manifest.width
         self.item_ids = catalogue.item_ids
+        self.item_heads = [encode_item_head(item_id) for item_id in catalogue.item_ids]
         self._embedding = catalogue.embedding
         self._bias = catalogue.bias
         self._session = _session(step)
@@ -128,9 +130,9 @@ def _run_probes(model: Model, probes: Probes) -> None:
                 states[known], queries[known] = model.step(states[known], rows[known])
             except Exception as error:  # the runtime's exceptions share no other base
                 raise Malformed(STEP, f"{known.sum()} states", f"must step any number of states ({error})") from error
-    error = float(np.abs(queries - probes.query).max())
-    if not error <= _PROBE_TOLERANCE:
-        raise Malformed(PROBES, error, f"must differ from the export's queries by at most {_PROBE_TOLERANCE}")
+    worst = float(np.abs(queries - probes.query).max())
+    if not worst <= _PROBE_TOLERANCE:
+        raise Malformed(PROBES, worst, f"must differ from the export's queries by at most {_PROBE_TOLERANCE}")
     everything = np.zeros(0, np.int32), np.zeros(len(queries), np.int64)
     _, best = model.rank(queries, *everything, probes.top.shape[1])
     if not np.allclose(best, model.scores(queries, probes.top), atol=_PROBE_TOLERANCE):

@@ -14,7 +14,7 @@ _CHUNK_SCORES: Final = 1 << 19
 
 
 class Ranker:
-    """Ranks all items of a catalogue for a query: score = embedding · query + bias."""
+    """Ranks all items of a catalogue for a query: score = embedding · query + bias. For one thread at a time."""
 
     def __init__(self, embedding: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
         """Take the catalogue: `embedding` [N, D] and `bias` [N]."""
@@ -26,6 +26,8 @@ class Ranker:
         self._bias = np.full(padded, -np.inf, np.float32)
         self._bias[:n] = bias
         self._served_bias = self._bias.copy()
+        # kept from call to call: fresh memory of this size costs more in page faults than the arithmetic
+        self._scores = np.empty((max(1, _CHUNK_SCORES // padded), padded), np.float32)
 
     def set_unavailable(self, rows: NDArray[np.int32]) -> None:
         """From now on the items in these rows are never ranked; all others are."""
@@ -50,11 +52,11 @@ class Ranker:
         """
         total = len(queries)
         rows, scores = np.empty((total, k), np.int32), np.empty((total, k), np.float32)
-        chunk = max(1, _CHUNK_SCORES // self._weights.shape[1])
+        chunk = len(self._scores)
         seen_ends = np.concatenate(([0], np.cumsum(seen_lengths)))
         for start in range(0, total, chunk):
             end = min(start + chunk, total)
-            all_scores = queries[start:end] @ self._weights
+            all_scores = np.matmul(queries[start:end], self._weights, out=self._scores[: end - start])
             all_scores += self._served_bias
             lists = np.repeat(np.arange(end - start), seen_lengths[start:end])
             all_scores[lists, seen[seen_ends[start] : seen_ends[end]]] = -np.inf
