@@ -1,0 +1,81 @@
+"""The import rules, read from the sources: no process carries what it does not need."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("schemas", "stream_app", "training", "ops")
+FORBIDDEN = {
+    "schemas": {"faust", "mode", "aiokafka", "torch", "onnxruntime", "rocksdict", "stream_app", "training", "ops"},
+    "stream_app": {"torch", "onnx", "training", "ops", "kafka"},
+    "training": {"faust", "mode", "aiokafka", "rocksdict", "stream_app", "ops"},
+    "ops": {"torch"},
+}
+FAUST = {"faust", "mode", "aiokafka"}
+KNOW_FAUST = {"batch_transport.py", "host.py", "__main__.py"}
+VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "manager", "misc"}
+
+
+def sources(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found, f"{package} has no sources"
+    return found
+
+
+def imported(source: Path) -> Iterator[str]:
+    """The top-level packages that a source names in any of its import statements."""
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source} has a relative import"
+            assert node.module is not None
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_package_imports_what_it_must_not(package: str):
+    found = {str(s.relative_to(ROOT)): sorted(FORBIDDEN[package] & set(imported(s))) for s in sources(package)}
+    assert {source: names for source, names in found.items() if names} == {}
+
+
+def test_faust_is_known_to_few_files_of_the_worker():
+    assert {source.name for source in sources("stream_app") if FAUST & set(imported(source))} <= KNOW_FAUST
+
+
+def test_no_module_has_a_name_that_says_nothing():
+    paths = [source.relative_to(ROOT) for package in (*PACKAGES, "tests") for source in sources(package)]
+    assert [path for path in paths if VAGUE & {part.removesuffix(".py") for part in path.parts}] == []
+
+
+def modules_after(statement: str) -> set[str]:
+    """The top-level modules that a new process has loaded after `statement`."""
+    command = f"{statement}; import sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", command], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.split()
+    )
+
+
+def test_the_engine_loads_neither_torch_nor_faust():
+    loaded = modules_after("import stream_app.engine")
+    assert "onnxruntime" in loaded
+    assert loaded & {"torch", "onnx", "faust", "mode", "aiokafka", "training", "ops"} == set()
+
+
+def test_the_whole_worker_loads_neither_torch_nor_what_only_operators_need():
+    loaded = modules_after("import stream_app.host")
+    assert "faust" in loaded
+    assert loaded & {"torch", "onnx", "training", "ops", "kafka"} == set()
+
+
+def test_the_contracts_load_none_of_the_heavy_libraries():
+    names = ", ".join(f"schemas.{source.stem}" for source in sources("schemas") if source.stem != "__init__")
+    loaded = modules_after(f"import {names}")
+    assert loaded & {"torch", "onnxruntime", "faust", "aiokafka", "rocksdict"} == set()
