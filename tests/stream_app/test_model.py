@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import onnx.parser
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.artefact import CATALOGUE, ITEMS, PROBES, STEP, Probes, build_catalogue, encode_catalogue, encode_probes
@@ -140,6 +140,7 @@ def test_a_file_of_rubbish_is_malformed(name: str, content: bytes):
 
 
 @given(st.lists(st.sampled_from(list(TINY.row_of)) | st.integers(0, (1 << 64) - 1)))
+@example([0, (1 << 64) - 1])
 def test_items_are_found_by_hash_and_unknown_ones_are_not(hashes: list[int]):
     rows = MODEL.rows(np.array(hashes, np.uint64))
     assert rows.tolist() == [TINY.row_of.get(item, UNKNOWN) for item in hashes]

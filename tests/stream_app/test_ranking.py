@@ -107,6 +107,18 @@ def test_more_lists_than_one_chunk_holds_keep_their_places(monkeypatch: pytest.M
         assert rows == plain(embedding, bias, query, mask, 7)[0]
 
 
+def test_lists_of_one_call_are_not_touched_by_the_next():
+    random = np.random.default_rng(0)
+    ranker = Ranker(random.standard_normal((50, WIDTH)).astype(np.float32), np.zeros(50, np.float32))
+    queries = random.standard_normal((9, WIDTH)).astype(np.float32)
+    first = ranker.rank(queries, NOTHING, np.zeros(9, np.int64), 60)
+    copies = [array.copy() for array in first]
+    again = ranker.rank(queries[::-1], NOTHING, np.zeros(9, np.int64), 60)
+    for array, copy, reverse in zip(first, copies, again, strict=True):
+        np.testing.assert_array_equal(array, copy)
+        np.testing.assert_allclose(reverse[::-1][np.isfinite(first[1])], copy[np.isfinite(first[1])], rtol=1e-5)
+
+
 def test_unavailable_items_come_back_when_they_are_available_again():
     embedding, bias = np.zeros((3, WIDTH), np.float32), np.array([3, 2, 1], np.float32)
     ranker, query = Ranker(embedding, bias), np.zeros((1, WIDTH), np.float32)
