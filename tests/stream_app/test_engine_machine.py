@@ -1,5 +1,6 @@
 """Whatever happens to two workers between any two of their steps, nothing is lost and nothing is applied twice."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,10 +68,6 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(partition=st.integers(0, PARTITIONS - 1))
     def rubbish(self, partition: int) -> None:
         self.world.produce_rubbish(partition)
-
-    @rule(partition=st.integers(0, PARTITIONS - 1))
-    def compact(self, partition: int) -> None:
-        self.world.compact(partition)
 
     @rule(known=st.integers(3, len(ITEMS)))
     def swap(self, known: int) -> None:
@@ -171,6 +168,9 @@ class EngineMachine(RuleBasedStateMachine):
         else:
             self.thaw(name)
             self.work(other, 50)
+        for _ in range(next_events):
+            self.world.produce(next_user, ITEMS[0])
+        self.work(other, 50)
         self.look_around(other)
 
     @rule(name=names)
@@ -209,12 +209,23 @@ class EngineMachine(RuleBasedStateMachine):
         for name in list(self.world.workers):
             self.leave(name)
         self.world.forget_offsets = 0
-        worker = self.world.workers["a"] = Worker(self.world, "a")
+        worker = self.begin_anew("a")
+        worker.engine.check_idle()
+        check(self.world, worker)
+        # all writers are gone and the owner has looked: from now on compaction may remove what it likes
+        for partition in range(PARTITIONS):
+            self.world.compact(partition)
+        self.leave("a")
+        shutil.rmtree(self.world.directory)
+        check(self.world, self.begin_anew("a"))
+
+    def begin_anew(self, name: str) -> Worker:
+        """A worker that owns everything and has processed everything."""
+        worker = self.world.workers[name] = Worker(self.world, name)
         worker.own(set(range(PARTITIONS)))
         while any(worker.positions[p] < len(self.world.log[p]) for p in range(PARTITIONS)):
             worker.work(50)
-        worker.engine.check_idle()
-        check(self.world, worker)
+        return worker
 
     def teardown(self) -> None:
         if any(self.world.log.values()):
