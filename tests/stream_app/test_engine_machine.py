@@ -24,6 +24,8 @@ from tests.stream_app.world import LIST_LENGTH, PARTITIONS, WINDOW, Killed, Plan
 ITEMS = [f"i{n}" for n in range(8)]
 UNKNOWN_ITEM = "new"
 NAMES = ("a", "b")
+MEMORY = Path("/dev/shm")
+"""a disk that is quick to flush"""
 names = st.sampled_from(NAMES)
 steps = st.integers(0, 14)
 limits = st.sampled_from([1, 3, 50])
@@ -35,7 +37,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.disk = tempfile.TemporaryDirectory()
+        self.disk = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
         self.world = World(Path(self.disk.name))
         worlds.install(self.world)
 
@@ -150,9 +152,17 @@ class EngineMachine(RuleBasedStateMachine):
                 worker.engine.swap(self.world.champion.load())
 
     @rule(
-        name=names, limit=limits, after=steps, items=st.lists(st.sampled_from(ITEMS), max_size=5), before=st.booleans()
+        name=names,
+        limit=limits,
+        after=steps,
+        items=st.lists(st.sampled_from(ITEMS), max_size=5),
+        before=st.booleans(),
+        next_user=st.sampled_from(["u", "v", "w"]),
+        next_events=st.integers(0, 3),
     )
-    def zombie(self, name: str, limit: int, after: int, items: list[str], before: bool) -> None:
+    def zombie(
+        self, name: str, limit: int, after: int, items: list[str], before: bool, next_user: str, next_events: int
+    ) -> None:
         """A worker freezes in a round, the other takes all and goes on, and then the first one wakes up."""
         other = next(n for n in NAMES if n != name)
         self.thaw(other)
