@@ -31,7 +31,8 @@ def segment(history: list[int], folded: int = 0, marks: list[int] | None = None)
 def cases(draw: st.DrawFn) -> tuple[list[int], int, list[int]]:
     """A history, how much of it is folded already, and marks."""
     length = draw(lengths)
-    history = draw(st.lists(st.sampled_from(KNOWN + UNKNOWN), min_size=length, max_size=length))
+    random = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    history = [(KNOWN + UNKNOWN)[at] for at in random.integers(0, len(KNOWN + UNKNOWN), length)]
     folded = draw(st.integers(0, length))
     return history, folded, sorted(draw(st.lists(st.integers(folded, length), max_size=4)))
 

@@ -243,7 +243,7 @@ users = st.sampled_from(["u", "v", "w"])
 histories = st.lists(st.tuples(users, st.integers(0, 9)), max_size=12)
 
 
-@settings(max_examples=40)  # each opens three stores
+@settings(max_examples=20)  # each opens three stores
 @given(histories, histories)
 def test_store_and_compacted_changelog_agree_on_the_highest_offset_whatever_was_written(
     tmp_path_factory: pytest.TempPathFactory, before: list[tuple[str, int]], after: list[tuple[str, int]]
