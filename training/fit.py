@@ -14,30 +14,8 @@ from training.evaluation import Metrics
 from training.full_softmax import full_softmax_loss
 from training.histories import Histories, Spans
 from training.model import LRURec
+from training.recipe import NothingToLearn, Recipe
 from training.windows import Batch, collate, cut, shuffled
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. The defaults were chosen on the validation events of MovieLens 100K and 1M."""
-
-    window: int = 100
-    """Inputs of a training window; longer histories are cut into several."""
-    batch: int = 64
-    """Windows of a step."""
-    epochs: int = 40
-    learning_rate: float = 5e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    """Of matrices; vectors and scalars are not decayed."""
-    clip: float = 5.0
-    """Largest norm of the gradient."""
-    dropout: float = 0.2
-    patience: int = 5
-    """Epochs without a better validation recall@10 after which training stops."""
-    minutes: float | None = None
-    """Wall time after which training has come to its end, if the epochs have not before."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,11 +61,11 @@ def fit(
     seed, data and thread count give the same model, unless the recipe has minutes.
 
     Raises:
-        ValueError: no user has two events to learn from.
+        NothingToLearn: no user has two events to train on.
         Diverged: the loss became infinite or not a number.
     """
     if not (train.lengths > 1).any():
-        raise ValueError("nothing to learn from: no user has two events to train on")
+        raise NothingToLearn("nothing to learn from: no user has two events to train on")
     random = np.random.default_rng(recipe.seed)
     torch.manual_seed(recipe.seed)
     optimizer = _optimizer(model, recipe)
@@ -98,9 +76,8 @@ def fit(
         model.train()
         for nth, span in enumerate(windows):
             progress = _progress(epoch + nth / len(windows), time.monotonic() - began, recipe)
-            warmup = min(1.0, (steps + 1) / recipe.warmup_steps)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * warmup * (1 + math.cos(math.pi * progress)) / 2
+                group["lr"] = _learning_rate(progress, recipe)
             loss = _step(model, optimizer, collate(histories.items, span), recipe, device)
             steps += 1
             if watch:
@@ -121,6 +98,11 @@ def fit(
 
 def _progress(epochs: float, seconds: float, recipe: Recipe) -> float:
     return min(1.0, max(epochs / recipe.epochs, seconds / (60 * recipe.minutes) if recipe.minutes else 0.0))
+
+
+def _learning_rate(progress: float, recipe: Recipe) -> float:
+    rise = min(1.0, progress / recipe.warmup) if recipe.warmup else 1.0
+    return recipe.learning_rate * rise * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _optimizer(model: LRURec, recipe: Recipe) -> torch.optim.Optimizer:

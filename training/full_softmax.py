@@ -38,21 +38,25 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, embedding: Tensor, bias: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
-        queries, items, biases = query.to(dtype), embedding.to(dtype), bias.to(dtype)
-        grad_query, grad_embedding = torch.empty_like(query), torch.zeros_like(embedding)
-        grad_bias, loss = torch.zeros_like(bias), query.new_zeros(())
+        # The bias is one more column of the items, met by a column of ones: its sums come with the products.
+        queries = torch.cat((query, query.new_ones(len(query), 1)), dim=1).to(dtype)
+        items = torch.cat((embedding, bias[:, None]), dim=1).to(dtype)
+        expected = torch.empty_like(query)
+        grad_items = query.new_zeros(items.shape[1], items.shape[0])
+        loss = query.new_zeros(())
         logits_per_chunk = LOGITS_PER_CHUNK_GPU if query.is_cuda else LOGITS_PER_CHUNK_CPU
-        positions = max(1, logits_per_chunk // len(embedding))
+        positions = max(1, logits_per_chunk // len(items))
         for begin in range(0, len(query), positions):
             chunk = slice(begin, begin + positions)
-            probability = torch.addmm(biases, queries[chunk], items.T).softmax(dim=1)
-            hit = target[chunk, None]
-            likelihood = probability.gather(1, hit).float()
+            probability = (queries[chunk] @ items.T).softmax(dim=1)
+            likelihood = probability.gather(1, target[chunk, None]).to(query.dtype)
             loss -= likelihood.clamp_min(torch.finfo(torch.float32).tiny).log().sum()
-            probability.scatter_(1, hit, (likelihood - 1).to(dtype))
-            grad_query[chunk] = probability @ items
-            grad_embedding += probability.T @ queries[chunk]
-            grad_bias += probability.sum(0, dtype=torch.float32)
+            expected[chunk] = (probability @ items)[:, :-1]
+            grad_items += queries[chunk].T @ probability
+        # What the targets themselves add stays exact: it never meets the probabilities.
+        grad_query = expected - embedding[target]
+        grad_embedding = grad_items[:-1].T.index_add(0, target, query, alpha=-1)
+        grad_bias = grad_items[-1] - torch.bincount(target, minlength=len(bias))
         ctx.save_for_backward(grad_query, grad_embedding, grad_bias)
         ctx.positions = len(query)
         return loss / len(query)

@@ -53,11 +53,12 @@ class LRU(nn.Module):
         self.inner = nn.Linear(width, 2 * units)
         self.outer = nn.Linear(2 * units, width)
 
-    def forward(self, x: Tensor, state: Tensor, packing: Packing | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, state: Tensor | None, packing: Packing | None) -> tuple[Tensor, Tensor]:
         """x [T, D] with a packing and [B, D] without, state [B, 2H] → y, of the shape of x, and the last state."""
         return self._step(x, state) if packing is None else self._scan(x, state, packing)
 
-    def _step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        state = x.new_zeros(len(x), 2 * len(self.nu)) if state is None else state
         radius, phase = torch.exp(-torch.exp(self.nu)), torch.exp(self.theta)
         decay_real, decay_imag = radius * torch.cos(phase), radius * torch.sin(phase)
         gamma = torch.exp(self.log_gamma).repeat(2)
@@ -66,7 +67,7 @@ class LRU(nn.Module):
         state = turned + functional.linear(x, self.inner.weight * gamma[:, None], self.inner.bias * gamma)
         return self.outer(state), state
 
-    def _scan(self, x: Tensor, state: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+    def _scan(self, x: Tensor, state: Tensor | None, packing: Packing) -> tuple[Tensor, Tensor]:
         # The scan wants each complex number's two parts side by side, so the rows of B and the columns of C are
         # interleaved: small matrices, instead of T × 2H activations.
         decay = torch.polar(torch.exp(-torch.exp(self.nu)), torch.exp(self.theta))
@@ -74,10 +75,12 @@ class LRU(nn.Module):
         weight = _interleave(self.inner.weight * gamma[:, None])
         inputs = functional.linear(x, weight, _interleave(self.inner.bias * gamma))
         pairs = torch.view_as_complex(inputs.float().view(len(x), len(self.nu), 2))
-        states = torch.view_as_real(scan(decay, pairs, packing, torch.complex(*state.chunk(2, dim=1))))
+        initial = None if state is None else torch.complex(*state.chunk(2, dim=1))
+        states = torch.view_as_real(scan(decay, pairs, packing, initial))
         y = functional.linear(states.flatten(1), _interleave(self.outer.weight.T).T, self.outer.bias)
         final = states[packing.last.to(x.device)].transpose(1, 2).flatten(1)
-        return y, torch.cat((final, state[packing.alive :]))
+        idle = states.new_zeros(len(packing.lengths), 2 * len(self.nu)) if state is None else state
+        return y, torch.cat((final, idle[packing.alive :]))
 
 
 class Block(nn.Module):
@@ -92,7 +95,7 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, state: Tensor, packing: Packing | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, state: Tensor | None, packing: Packing | None) -> tuple[Tensor, Tensor]:
         """Shapes as for `LRU`."""
         y, state = self.lru(x, state, packing)
         x = self.lru_norm(x + self.dropout(y))
@@ -131,11 +134,10 @@ class LRURec(nn.Module):
         Returns:
             The query after each token, of the shape of x, and the state after each lane's last token, [B, S].
         """
-        if state is None:
-            state = x.new_zeros(len(x) if packing is None else len(packing.lengths), self.shape.state)
         x = self.dropout(self.embedding_norm(x))
+        befores = [None] * self.shape.blocks if state is None else state.chunk(self.shape.blocks, dim=1)
         states = []
-        for block, before in zip(self.blocks, state.chunk(self.shape.blocks, dim=1), strict=True):
+        for block, before in zip(self.blocks, befores, strict=True):
             x, after = block(x, before, packing)
             states.append(after)
         return x, torch.cat(states, dim=1)

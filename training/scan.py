@@ -20,6 +20,9 @@ from torch.autograd.function import once_differentiable
 
 from training.packing import Packing
 
+TOKENS_PER_CHUNK = 512
+"""Tokens whose share of λ's gradient is summed at a time, so that they stay in the cache."""
+
 
 def scan(decay: Tensor, inputs: Tensor, packing: Packing, initial: Tensor | None = None) -> Tensor:
     """All states of the recurrence, differentiable in every tensor.
@@ -42,10 +45,9 @@ def scan(decay: Tensor, inputs: Tensor, packing: Packing, initial: Tensor | None
 def sweep(decay: Tensor, inputs: Tensor, packing: Packing, *, reverse: bool = False) -> Tensor:
     """The recurrence step by step; reversed, each step adds its λ-weighted successor instead of its predecessor."""
     states = inputs.clone()
-    steps = states.split_with_sizes(packing.batch_sizes)
-    pairs = list(pairwise(steps))
+    pairs = pairwise(states.split_with_sizes(packing.batch_sizes))
     if reverse:
-        for earlier, later in reversed(pairs):
+        for earlier, later in reversed(list(pairs)):
             earlier[: len(later)].addcmul_(later, decay)
     else:
         for earlier, later in pairs:
@@ -83,6 +85,10 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor, Tensor, None]:
         decay, states = ctx.saved_tensors
         grad_inputs = ctx.advance(decay.conj().resolve_conj(), grad_states, ctx.packing, reverse=True)
-        before = states[ctx.packing.earlier(1).to(states.device)]
-        grad_decay = torch.linalg.vecdot(before, grad_inputs[ctx.packing.alive :], dim=0)
+        grad_decay = torch.zeros_like(decay)
+        earlier = ctx.packing.earlier(1).to(states.device)
+        for before, grad in zip(
+            earlier.split(TOKENS_PER_CHUNK), grad_inputs[ctx.packing.alive :].split(TOKENS_PER_CHUNK), strict=True
+        ):
+            grad_decay += torch.linalg.vecdot(states[before], grad, dim=0)
         return grad_decay, grad_inputs, None

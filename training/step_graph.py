@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from training.model import LRURec
 
+for chatty in ("onnx_ir", "onnxscript", "torch.onnx"):  # they tell every pass of their optimiser at level info
+    logging.getLogger(chatty).setLevel(logging.ERROR)
+
 TOLERANCE = 1e-5
 """Largest allowed difference between the graph and torch: float32 rounding gives about 1e-6."""
 CHECKED_BATCHES = (1, 3, 64)
@@ -44,7 +47,6 @@ def export_step(model: LRURec) -> bytes:
     batch = torch.export.Dim("B", min=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             _Step(model).eval(),
             (state, x),

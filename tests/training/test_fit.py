@@ -6,12 +6,13 @@ import torch
 
 from training.device import CPU, Device
 from training.evaluation import Metrics, evaluate
-from training.fit import Diverged, Moment, Outcome, Recipe, fit
+from training.fit import Diverged, Moment, Outcome, fit
 from training.histories import Histories, Spans
 from training.holdout import leave_one_out
 from training.model import LRURec, Shape
+from training.recipe import NothingToLearn, Recipe
 
-RECIPE = Recipe(window=8, batch=8, epochs=8, learning_rate=0.02, warmup_steps=5)
+RECIPE = Recipe(window=8, batch=8, epochs=8, learning_rate=0.02, warmup=0.05)
 
 
 def new_model(histories: Histories) -> LRURec:
@@ -65,7 +66,7 @@ def test_minutes_end_the_training_before_the_epochs_do(ring: Histories) -> None:
 
 def test_nothing_to_learn_from_is_refused(ring: Histories) -> None:
     empty = Spans(ring.users.begin, ring.users.begin + 1)
-    with pytest.raises(ValueError, match="nothing to learn from"):
+    with pytest.raises(NothingToLearn, match="two events to train on"):
         fit(new_model(ring), ring, empty, RECIPE, CPU)
 
 

@@ -1,0 +1,22 @@
+import pytest
+
+from training.evaluation import Metrics
+from training.fit import Moment
+from training.progress import ProgressBar
+
+
+def test_a_terminal_shows_loss_and_recall(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    with ProgressBar("fit") as watch:
+        watch(Moment(0.25, 3, 5.4321, Metrics(10, 0.125, 0.0625, 0, 0)))
+    shown = capsys.readouterr().err
+    assert "5.432" in shown
+    assert "recall@10 0.1250" in shown
+    assert "25%" in shown
+
+
+def test_a_file_gets_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBar("fit") as watch:
+        watch(Moment(0.5, 1, 2.0))
+    assert capsys.readouterr().err.strip() == ""

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from schemas.settings import REFUSED, run_command
+from training.recipe import Recipe
+from training.run import Run
+
+
+def test_without_options_the_recipe_is_the_default_one() -> None:
+    assert Run.model_validate({}).recipe == Recipe()
+
+
+def test_options_change_the_recipe() -> None:
+    run = Run.model_validate({"seed": 7, "epochs": 3, "minutes": 1.5})
+    assert (run.recipe.seed, run.recipe.epochs, run.recipe.minutes) == (7, 3, 1.5)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("90m", 5400), ("6h", 21_600), ("0.5d", 43_200)])
+def test_intervals_have_a_unit(text: str, seconds: float) -> None:
+    assert Run.model_validate({"every": text}).every == seconds
+
+
+@pytest.mark.parametrize("text", ["6", "six hours", "0h", "-1h"])
+def test_an_interval_without_a_unit_or_a_length_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="every"):
+        Run.model_validate({"every": text})
+
+
+def test_a_file_that_is_missing_or_malformed_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schemas.logs.configure", lambda _level: None)
+    missing = tmp_path / "a.inter"
+    assert run_command("training run", Run, ["--from-inter", str(missing)]) == REFUSED
+    missing.write_text("user_id:token\n")
+    assert run_command("training run", Run, ["--from-inter", str(missing)]) == REFUSED
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "line 1: no column 'item_id:token'" in lines[1]

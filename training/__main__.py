@@ -1,0 +1,30 @@
+"""`python -m training COMMAND`: the batch job."""
+
+import signal
+import sys
+from types import FrameType
+
+from confluent_kafka import KafkaException
+
+from schemas.settings import FAILED, run
+from training.recipe import NothingToLearn
+from training.run import Run
+
+
+def stop(_signal: int, _frame: FrameType | None) -> None:
+    """End the process as an exception does, so that a half-written artefact is removed."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+def main() -> int:
+    """Run the command that the command line names and return its exit status."""
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        return run("python -m training", {"run": Run}, sys.argv[1:])
+    except (ArithmeticError, KafkaException, NothingToLearn, OSError) as error:
+        print(f"python -m training: {error}", file=sys.stderr)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""`python -m training run`: one retraining, from the log to the announced model, or one every few hours."""
+
+import json
+import os
+import re
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import SettingsConfigDict
+
+from schemas import logs
+from schemas.settings import DONE, Command
+from training.recipe import Recipe
+
+_DEFAULTS: Final = Recipe()
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def duration_s(text: str) -> float:
+    """Seconds of `90s`, `30m`, `6h` or `1d`.
+
+    Raises:
+        ValueError: another form.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not found:
+        raise ValueError("must be a number and a unit: 90s, 30m, 6h or 1d")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+class Run(Command):
+    """Train on the log, export the model and make it the champion."""
+
+    # a field named json would hide a method of pydantic's
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(cli_shortcuts={"as-json": "json"})
+
+    from_inter: Path | None = Field(
+        None, description="train on this RecBole file (.inter, .inter.gz) instead of the log, and do not publish"
+    )
+    publish: bool = Field(True, description="make the model the champion; never when it was trained on a file")
+    every: Annotated[float, BeforeValidator(duration_s)] | None = Field(
+        None, gt=0, description="start a retraining this often, e.g. 6h or 90m, until stopped"
+    )
+    split: Literal["time", "leave-one-out"] = Field(
+        "time", description="what is held out: the newest events of all, or each user's last two"
+    )
+    holdout: float = Field(0.1, ge=0, lt=1, description="share of events held out when split by time")
+    catch_up: bool = Field(True, description="go on over all events once the model is measured")
+    epochs: int = Field(_DEFAULTS.epochs, ge=1, description="planned passes over the log, the length of the schedule")
+    minutes: float | None = Field(None, gt=0, description="wall time of the training, if it ends before the epochs do")
+    patience: int = Field(_DEFAULTS.patience, ge=1, description="epochs without a better recall@10 before stopping")
+    window: int = Field(_DEFAULTS.window, ge=1, description="events of a training window; the workers' history length")
+    batch: int = Field(_DEFAULTS.batch, ge=1, description="windows of a step")
+    learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, description="highest learning rate")
+    dropout: float = Field(
+        _DEFAULTS.dropout, ge=0, lt=1, description="share of activations dropped; more for sparse data"
+    )
+    seed: int = Field(_DEFAULTS.seed, ge=0, description="of weights, batches and dropout")
+    threads: int = Field(os.cpu_count() or 1, ge=1, description="threads of a training on a CPU")
+    as_json: bool = Field(False, description="print the result as one JSON object")
+
+    @property
+    def recipe(self) -> Recipe:
+        """What these settings say of the training itself; the rest as in a recipe."""
+        names = {field.name for field in fields(Recipe)} & type(self).model_fields.keys()
+        return Recipe(**{name: getattr(self, name) for name in names})
+
+    def run(self) -> int:
+        """Train once, or again and again; every retraining starts from new weights and reads the whole log."""
+        logs.configure(self.log_level)
+        # Read once, when torch loads: threads that wait must sleep. On cores that a broker and workers share, spinning
+        # ones made a training four times slower.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        # imported only now, for that, and so that --help and a wrong setting answer at once
+        from training.job import retrain_once
+
+        while True:
+            began = time.monotonic()
+            manifest = retrain_once(self)
+            if self.as_json:
+                print(json.dumps(manifest.model_dump(exclude={"files"})), flush=True)
+            else:
+                measured = " ".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items())
+                print(f"model {manifest.version}: {manifest.items} items, {measured}", flush=True)
+            if self.every is None:
+                return DONE
+            time.sleep(max(0.0, began + self.every - time.monotonic()))
