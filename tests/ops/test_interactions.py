@@ -25,6 +25,12 @@ def test_events_come_in_time_order_and_equal_times_in_the_files_order(path: Path
     assert events == [Event("b", "2", 10_000), Event("a", "1", 20_000), Event("c", "3", 20_000)]
 
 
+def test_many_events_of_one_time_stay_in_the_files_order(path: Path):
+    path.write_text(HEADER + "".join(f"a\t{n}\t5\t{n % 2}\n" for n in range(1000)))
+    item_ids = [event.item_id for event in read_interactions(path).events()]
+    assert item_ids == [str(n) for n in [*range(0, 1000, 2), *range(1, 1000, 2)]]
+
+
 @pytest.mark.parametrize(("seconds", "timestamp_ms"), [("881250949", 881_250_949_000), ("0.0015", 2), ("1e3", 10**6)])
 def test_seconds_become_the_nearest_milliseconds(path: Path, seconds: str, timestamp_ms: int):
     path.write_text(HEADER + f"a\t1\t5\t{seconds}\n")
