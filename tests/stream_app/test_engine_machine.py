@@ -71,6 +71,10 @@ class EngineMachine(RuleBasedStateMachine):
     def rubbish(self, partition: int) -> None:
         self.world.produce_rubbish(partition)
 
+    @rule()
+    def reorder(self) -> None:
+        self.world.lists_first = not self.world.lists_first
+
     @rule(known=st.integers(3, len(ITEMS)))
     def swap(self, known: int) -> None:
         """Every running worker takes the new model between two rounds; a frozen one would wait for its lock."""
@@ -128,10 +132,10 @@ class EngineMachine(RuleBasedStateMachine):
             self.survive(worker, lambda: worker.own(partitions - taken))
 
     @rule(name=names, limit=limits, after=steps)
-    def freeze(self, name: str, limit: int, after: int) -> None:
+    def freeze(self, name: str, limit: int, after: int, *, only_states: bool = False) -> None:
         """The worker stops in the middle of a round, and its partitions are free for the other."""
         if (worker := self.running(name)) is not None:
-            if worker.freeze_in(after, limit):
+            if worker.freeze_in(after, limit, only_states=only_states):
                 for partition, owner in self.world.owner.items():
                     if owner == name:
                         self.world.owner[partition] = None
@@ -154,7 +158,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(
         name=names,
         limit=limits,
-        after=steps,
+        after=st.integers(0, 3),
         items=st.lists(st.sampled_from(ITEMS), max_size=5),
         before=st.booleans(),
         next_user=st.sampled_from(["u", "v", "w"]),
@@ -170,7 +174,7 @@ class EngineMachine(RuleBasedStateMachine):
         for item in items:
             self.world.produce("u", item)
             self.world.produce("w", item)
-        self.freeze(name, limit, after)
+        self.freeze(name, limit, after, only_states=True)
         self.rebalance(other, set(range(PARTITIONS)))
         if before:
             self.work(other, 50)

@@ -6,7 +6,6 @@ to its RocksDB, a commit. `World.reach` is called before each; there a worker ma
 
 import shutil
 import threading
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -46,6 +45,8 @@ class Plan:
 
     kill_after: int | None = None
     freeze_after: int | None = None
+    only_states: bool = False
+    """count no other steps than sending a state"""
     frozen: threading.Event = field(default_factory=threading.Event)
     thawed: threading.Event = field(default_factory=threading.Event)
     killed_on_thaw: bool = False
@@ -68,6 +69,7 @@ class World:
         self.first_model_at: dict[int, int] | None = None
         self.forget_offsets = 0
         """so many of the next delivered states are acknowledged without an offset"""
+        self.lists_first = True
         self.workers: dict[str, Worker] = {}
         self.lock = threading.RLock()
 
@@ -157,9 +159,11 @@ class Worker:
 
     # what befalls it
 
-    def reach(self) -> None:
+    def reach(self, *, state: bool = False) -> None:
         """A step is about to be taken: the place to die or to wait."""
         plan = self.plan
+        if plan.only_states and not state:
+            return
         if plan.kill_after is not None:
             plan.kill_after -= 1
             if plan.kill_after < 0:
@@ -173,9 +177,9 @@ class Worker:
                 if plan.killed_on_thaw:
                     raise Killed
 
-    def freeze_in(self, steps: int, limit: int) -> bool:
+    def freeze_in(self, steps: int, limit: int, *, only_states: bool = False) -> bool:
         """Start to work and freeze after `steps` steps. False when the work was over before."""
-        self.plan = Plan(freeze_after=steps)
+        self.plan = Plan(freeze_after=steps, only_states=only_states)
 
         def run() -> None:
             try:
@@ -238,25 +242,34 @@ class WorkerBroker:
         return Identity("interactions-id", "changelog-id", PARTITIONS)
 
     def send(self, outgoing: Mapping[int, Outgoing]) -> dict[int, list[int]]:
-        """Record by record, so that a worker can stop between any two of them; each list is a step of its own."""
-        offsets: dict[int, list[int]] = defaultdict(list)
-        for partition, sent in outgoing.items():
-            for key, value in sent.lists:
-                self._worker.reach()
-                self._world.lists[partition].append((key, recommendation.decode(value) if value else None))
-            for key, state in sent.states:
-                self._worker.reach()
-                offset = self._world.end[partition]
-                self._world.changelog[partition].append(Entry(offset, key, state))
-                self._world.end[partition] += 1
-                if self._world.forget_offsets:
-                    self._world.forget_offsets -= 1
-                    offset = -1
-                offsets[partition].append(offset)
-            for letter in sent.dead_letters:
-                self._world.dead_letters[partition].append(letter.record.offset)
-            offsets[partition] += []
+        """Record by record, so that a worker can stop between any two; Kafka promises no order between topics."""
+        offsets: dict[int, list[int]] = {partition: [] for partition in outgoing}
+        topics = [self._send_lists, self._send_states, self._send_dead_letters]
+        for send in topics if self._world.lists_first else reversed(topics):
+            for partition, sent in outgoing.items():
+                send(partition, sent, offsets[partition])
         return offsets
+
+    def _send_lists(self, partition: int, sent: Outgoing, _: list[int]) -> None:
+        for key, value in sent.lists:
+            self._worker.reach()
+            self._world.lists[partition].append((key, recommendation.decode(value) if value else None))
+
+    def _send_states(self, partition: int, sent: Outgoing, offsets: list[int]) -> None:
+        for key, state in sent.states:
+            self._worker.reach(state=True)
+            offset = self._world.end[partition]
+            self._world.changelog[partition].append(Entry(offset, key, state))
+            self._world.end[partition] += 1
+            if self._world.forget_offsets:
+                self._world.forget_offsets -= 1
+                offset = -1
+            offsets.append(offset)
+
+    def _send_dead_letters(self, partition: int, sent: Outgoing, _: list[int]) -> None:
+        for letter in sent.dead_letters:
+            self._worker.reach()
+            self._world.dead_letters[partition].append(letter.record.offset)
 
     def changelog_range(self, partition: int) -> tuple[int, int]:
         self._worker.reach()
