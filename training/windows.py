@@ -37,7 +37,6 @@ def cut(histories: Spans, length: int, random: np.random.Generator) -> Spans:
     targets = np.maximum(histories.lengths - 1, 0)
     phase = np.where(targets > length, random.integers(0, length, len(histories)), 0)
     count = -(-(targets + phase) // length)
-    count[targets == 0] = 0
     owner = np.repeat(np.arange(len(histories)), count)
     nth = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
     first = np.maximum(nth * length - phase[owner], 0)

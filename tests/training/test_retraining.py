@@ -35,7 +35,14 @@ def test_catching_up_learns_the_items_that_only_the_newest_events_have() -> None
     histories = new_item_log()
     holdout = newest(histories, 0.1)
     without, caught_up = (
-        retrain(histories, holdout, replace(RECIPE, epochs=8, batch=20, patience=8), CPU, no_bar, catch_up=catch_up)
+        retrain(
+            histories,
+            holdout,
+            replace(RECIPE, epochs=8, batch=8, learning_rate=0.02, patience=8),
+            CPU,
+            no_bar,
+            catch_up=catch_up,
+        )
         for catch_up in (False, True)
     )
     before, after = (
