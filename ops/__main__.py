@@ -8,8 +8,10 @@ from confluent_kafka import KafkaException
 from kafka.errors import KafkaError
 
 from ops.bulk_import import Import
+from ops.demo import Demo
 from ops.distribution import Unavailable
 from ops.kafka import BrokerFailed, Kafka
+from ops.program import ProgramFailed
 from ops.replay import Replay
 from ops.topics import Topics, Unreachable
 from ops.watch import Watch
@@ -23,6 +25,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "import": Import,
     "replay": Replay,
     "watch": Watch,
+    "demo": Demo,
 }
 
 
@@ -32,7 +35,16 @@ def main() -> int:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it raises what it logs
     try:
         return run("python -m ops", COMMANDS, sys.argv[1:])
-    except (BrokerFailed, KafkaError, KafkaException, Malformed, TimeoutError, Unavailable, Unreachable) as error:
+    except (
+        BrokerFailed,
+        KafkaError,
+        KafkaException,
+        Malformed,
+        ProgramFailed,
+        TimeoutError,
+        Unavailable,
+        Unreachable,
+    ) as error:
         print(f"python -m ops: {error}", file=sys.stderr)
         return FAILED
 

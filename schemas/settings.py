@@ -84,7 +84,7 @@ def run(program: str, commands: Mapping[str, type[Command]], arguments: Sequence
 def run_command(program: str, command: type[Command], arguments: Sequence[str]) -> int:
     """Parse `arguments` into `command` and run it; see `run`."""
     try:
-        return command(_cli_parse_args=list(arguments), _cli_prog_name=program).run()  # type: ignore[call-arg]
+        return command(_cli_parse_args=list(arguments), _cli_prog_name=program).run()
     except ValidationError as error:
         for problem in error.errors():
             field = ".".join(map(str, problem["loc"]))

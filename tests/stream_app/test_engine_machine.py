@@ -71,10 +71,6 @@ class EngineMachine(RuleBasedStateMachine):
     def rubbish(self, partition: int) -> None:
         self.world.produce_rubbish(partition)
 
-    @rule()
-    def reorder(self) -> None:
-        self.world.lists_first = not self.world.lists_first
-
     @rule(known=st.integers(3, len(ITEMS)))
     def swap(self, known: int) -> None:
         """Every running worker takes the new model between two rounds; a frozen one would wait for its lock."""
@@ -113,11 +109,14 @@ class EngineMachine(RuleBasedStateMachine):
         if (worker := self.running(name)) is not None:
             self.survive(worker, lambda: worker.work(limit))
 
-    @rule(name=names, limit=limits, after=steps)
-    def work_and_be_killed(self, name: str, limit: int, after: int) -> None:
+    @rule(name=names, limit=limits, after=steps, lists_first=st.booleans(), look=st.booleans())
+    def work_and_be_killed(self, name: str, limit: int, after: int, lists_first: bool, look: bool) -> None:
         if (worker := self.running(name)) is not None:
+            self.world.lists_first = lists_first
             worker.plan = Plan(kill_after=after)
             self.survive(worker, lambda: worker.work(limit))
+            if look:
+                self.settle(name)
 
     @rule(name=names, partitions=partition_sets, after=steps)
     def recover_and_be_killed(self, name: str, partitions: set[int], after: int) -> None:
@@ -157,15 +156,24 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(
         name=names,
-        limit=limits,
+        limit=st.sampled_from([1, 3]),
         after=st.integers(0, 3),
         items=st.lists(st.sampled_from(ITEMS), max_size=5),
         before=st.booleans(),
         next_user=st.sampled_from(["u", "v", "w"]),
         next_events=st.integers(0, 3),
+        look=st.booleans(),
     )
     def zombie(
-        self, name: str, limit: int, after: int, items: list[str], before: bool, next_user: str, next_events: int
+        self,
+        name: str,
+        limit: int,
+        after: int,
+        items: list[str],
+        before: bool,
+        next_user: str,
+        next_events: int,
+        look: bool,
     ) -> None:
         """A worker freezes in a round, the other takes all and goes on, and then the first one wakes up."""
         other = next(n for n in NAMES if n != name)
@@ -186,6 +194,8 @@ class EngineMachine(RuleBasedStateMachine):
             self.world.produce(next_user, ITEMS[0])
         self.work(other, 50)
         self.look_around(other)
+        if look:
+            self.settle(other)
 
     @rule(name=names)
     def look_around(self, name: str) -> None:
@@ -214,24 +224,24 @@ class EngineMachine(RuleBasedStateMachine):
 
     # what must hold
 
-    @rule()
+    @rule(name=names)
     @precondition(lambda self: any(self.world.log.values()))
-    def settle(self) -> None:
+    def settle(self, name: str) -> None:
         """Let everyone finish, give all to one worker, and look."""
-        for name in NAMES:
-            self.thaw(name)
-        for name in list(self.world.workers):
-            self.leave(name)
+        for other in NAMES:
+            self.thaw(other)
+        for other in list(self.world.workers):
+            self.leave(other)
         self.world.forget_offsets = 0
-        worker = self.begin_anew("a")
+        worker = self.begin_anew(name)
         worker.engine.check_idle()
         check(self.world, worker)
         # all writers are gone and the owner has looked: from now on compaction may remove what it likes
         for partition in range(PARTITIONS):
             self.world.compact(partition)
-        self.leave("a")
+        self.leave(name)
         shutil.rmtree(self.world.directory)
-        check(self.world, self.begin_anew("a"))
+        check(self.world, self.begin_anew(name))
 
     def begin_anew(self, name: str) -> Worker:
         """A worker that owns everything and has processed everything."""
@@ -243,7 +253,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if any(self.world.log.values()):
-            self.settle()
+            self.settle("a")
         for worker in self.world.workers.values():
             if worker.thread is not None:
                 worker.thaw(kill=True)
@@ -341,7 +351,28 @@ def _plain_store_afterwards() -> Iterator[None]:
     user_table.Store = Store  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("zombie", NAMES)
+@pytest.mark.parametrize("after", range(4))
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("lists_first", [True, False])
+def test_a_zombie_between_two_states_does_no_damage(zombie: str, after: int, before: bool, lists_first: bool) -> None:
+    machine = EngineMachine()
+    machine.begin(True, ITEMS[:3])
+    machine.world.lists_first = lists_first
+    machine.zombie(zombie, 1, after, ITEMS[1:2], before, "w", 2, True)
+    machine.teardown()
+
+
+@pytest.mark.parametrize("after", range(15))
+@pytest.mark.parametrize("lists_first", [True, False])
+def test_a_worker_killed_between_two_steps_loses_nothing(after: int, lists_first: bool) -> None:
+    machine = EngineMachine()
+    machine.begin(True, ITEMS[:3])
+    machine.work_and_be_killed("a", 50, after, lists_first, True)
+    machine.teardown()
+
+
 EngineMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestEngine = EngineMachine.TestCase

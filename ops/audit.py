@@ -1,0 +1,157 @@
+"""Nothing lost, nothing applied twice, every event covered: checked from the topics alone.
+
+The audit reads the log in the plainest way, event by event, and holds what the workers left on the changelog and on the
+topic of lists against it. It shares no code with the worker but the formats.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from confluent_kafka import Consumer
+
+from schemas import event, recommendation, state
+from schemas.item import item_hash
+from schemas.kafka import consumer_config, describe_topics, read_range, watermarks
+from schemas.malformed import Malformed
+from schemas.settings import Settings
+from schemas.state import RECENT_EVENT_IDS, StateRecord, kept_length
+
+_NOT_A_USER: Final = b"\xff"
+"""first byte of the changelog's own records"""
+
+
+@dataclass(slots=True)
+class User:
+    """What the log says of a user."""
+
+    partition: int
+    last_offset: int = -1
+    items: list[int] = field(default_factory=list)
+    """hashes of all items since the user was first seen or last forgotten"""
+    offsets: list[int] = field(default_factory=list)
+    """of the events that count, parallel to `items`"""
+    event_ids: list[str] = field(default_factory=list)
+
+
+class Audit(NamedTuple):
+    """What an audit found; all but the first three are errors."""
+
+    events: int
+    """valid and unrepeated"""
+    users: int
+    lists: int
+    lost: int
+    """events that a user's record lacks"""
+    applied_twice: int
+    """events that a user's record has too often"""
+    uncovered: int
+    """events without a list of their user at or after them"""
+    wrong_histories: int
+    """users whose record has the right number of events and another history"""
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.lost or self.applied_twice or self.uncovered or self.wrong_histories)
+
+
+def audit(settings: Settings, window: int, covered_from: Mapping[int, int] | None = None) -> Audit:
+    """Hold the changelog and the lists against the log, up to the ends of the topics as they are now.
+
+    Args:
+        settings: name the broker and the topics.
+        window: the workers' `history_length`.
+        covered_from: for each partition the offset from which events must have lists: a worker without a model sends
+            none. From the beginning, if omitted.
+
+    Raises:
+        KafkaException, TimeoutError: a topic cannot be read.
+    """
+    users = read_users(settings)
+    records = read_states(settings)
+    last_lists, lists = _read_last_lists(settings)
+    lost = applied_twice = uncovered = wrong = 0
+    for key, user in users.items():
+        record = records.get(key, StateRecord())
+        lost += max(0, len(user.items) - record.events)
+        applied_twice += max(0, record.events - len(user.items))
+        kept = user.items[len(user.items) - kept_length(len(user.items), window) :]
+        wrong += record.events == len(user.items) and record.item_hashes().tolist() != kept
+        floor = 0 if covered_from is None else covered_from.get(user.partition, 0)
+        last = last_lists.get(key, -1)
+        uncovered += sum(floor <= offset and offset > last for offset in user.offsets)
+    return Audit(
+        sum(len(user.items) for user in users.values()), len(users), lists, lost, applied_twice, uncovered, wrong
+    )
+
+
+def read_users(settings: Settings) -> dict[bytes, User]:
+    """All users by their key, as the topic `interactions` has them."""
+    users: dict[bytes, User] = {}
+    for partition, offset, key, value in _read(settings, settings.interactions):
+        try:
+            event.decode_key(key)
+            decoded = None if value is None else event.decode(value, key, 0)
+        except Malformed:
+            continue
+        if decoded is None:
+            users[key] = User(partition, offset)
+            continue
+        user = users.setdefault(key, User(partition))
+        if decoded.event_id is not None:
+            if decoded.event_id in user.event_ids[-RECENT_EVENT_IDS:]:
+                continue
+            user.event_ids.append(decoded.event_id)
+        user.last_offset = offset
+        user.items.append(item_hash(decoded.item_id))
+        user.offsets.append(offset)
+    return users
+
+
+def read_states(settings: Settings) -> dict[bytes, StateRecord]:
+    """The users' newest records on the changelog."""
+    newest: dict[bytes, bytes] = {}
+    for _, _, key, value in _read(settings, settings.changelog):
+        if value is None:
+            newest.pop(key, None)
+        elif key[:1] != _NOT_A_USER:
+            newest[key] = value
+    return {key: state.decode(value) for key, value in newest.items()}
+
+
+def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
+    """End offset of each partition of a topic."""
+    consumer = Consumer(consumer_config(settings))
+    try:
+        partitions = describe_topics(settings, [topic])[topic].partitions
+        return {partition: watermarks(consumer, topic, partition)[1] for partition in range(partitions)}
+    finally:
+        consumer.close()
+
+
+def _read_last_lists(settings: Settings) -> tuple[dict[bytes, int], int]:
+    """The largest event offset among each user's lists, and the number of lists."""
+    last: dict[bytes, int] = {}
+    lists = 0
+    for _, _, key, value in _read(settings, settings.recommendations):
+        if value is not None:
+            lists += 1
+            last[key] = max(last.get(key, -1), recommendation.decode(value).offset)
+    return last, lists
+
+
+def _read(settings: Settings, topic: str) -> Iterator[tuple[int, int, bytes, bytes | None]]:
+    """Partition, offset, key and value of every record that a topic has now."""
+    consumer = Consumer(consumer_config(settings))
+    try:
+        ranges = {
+            partition: watermarks(consumer, topic, partition)
+            for partition in range(describe_topics(settings, [topic])[topic].partitions)
+        }
+    finally:
+        consumer.close()
+    for partition, (low, end) in ranges.items():
+        for messages in read_range(settings, topic, partition, low, end):
+            for message in messages:
+                yield partition, message.offset() or 0, message.key() or b"", message.value()
