@@ -77,7 +77,7 @@ def fit(
         for nth, span in enumerate(windows):
             progress = _progress(epoch + nth / len(windows), time.monotonic() - began, recipe)
             for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(progress, recipe)
+                group["lr"] = _learning_rate(progress, steps, recipe)
             loss = _step(model, optimizer, collate(histories.items, span), recipe, device)
             steps += 1
             if watch:
@@ -100,8 +100,8 @@ def _progress(epochs: float, seconds: float, recipe: Recipe) -> float:
     return min(1.0, max(epochs / recipe.epochs, seconds / (60 * recipe.minutes) if recipe.minutes else 0.0))
 
 
-def _learning_rate(progress: float, recipe: Recipe) -> float:
-    rise = min(1.0, progress / recipe.warmup) if recipe.warmup else 1.0
+def _learning_rate(progress: float, steps: int, recipe: Recipe) -> float:
+    rise = min(1.0, max((steps + 1) / max(1, recipe.warmup_steps), 3 * progress))
     return recipe.learning_rate * rise * (1 + math.cos(math.pi * progress)) / 2
 
 

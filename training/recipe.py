@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. The defaults were chosen on the validation events of MovieLens 100K and 1M."""
+    """Everything that a training depends on, besides the data."""
 
     window: int = 100
     """Inputs of a training window; longer histories are cut into several."""
@@ -15,8 +15,9 @@ class Recipe:
     """Length of the schedule. MovieLens 100K is best after 12, 1M after about 40."""
     learning_rate: float = 5e-3
     """At the end of the warm-up; from there it falls to zero along a cosine."""
-    warmup: float = 0.04
-    """Share of the planned training over which the learning rate rises."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises, but no more than a third of the training. A short training needs them:
+    with 12 of 288 steps MovieLens 100K loses .014 of .200 recall@10."""
     weight_decay: float = 0.01
     """Of matrices; vectors and scalars are not decayed."""
     clip: float = 5.0

@@ -12,7 +12,7 @@ from training.holdout import leave_one_out
 from training.model import LRURec, Shape
 from training.recipe import NothingToLearn, Recipe
 
-RECIPE = Recipe(window=8, batch=8, epochs=8, learning_rate=0.02, warmup=0.05)
+RECIPE = Recipe(window=8, batch=8, epochs=8, learning_rate=0.02, warmup_steps=5)
 
 
 def new_model(histories: Histories) -> LRURec:
