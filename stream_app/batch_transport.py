@@ -8,7 +8,8 @@ skipped, and stand still for ever when a batch ends at offset 0.
 Every private part of Faust and aiokafka that the worker relies on is in this file:
 
     faust.transport.consumer.Consumer   _drain_messages, _wait_next_records, _commit, _committed_offset
-    faust.transport.drivers.aiokafka    AIOKafkaConsumerThread: _create_worker_consumer, _commit, _ensure_consumer
+    faust.transport.drivers.aiokafka    AIOKafkaConsumerThread: _create_worker_consumer, _commit, _ensure_consumer,
+                                        on_thread_stop
                                         Consumer._new_consumer_thread, ConsumerRebalanceListener._thread
     faust.transport.drivers             TRANSPORTS.aliases
     aiokafka.AIOKafkaConsumer           _coordinator.generation, _coordinator.member_id
@@ -255,7 +256,6 @@ class _RebalanceListener(driver.ConsumerRebalanceListener):
 
 
 BatchConsumer.RebalanceListener = _RebalanceListener
-BatchConsumer.logger = driver.Consumer.logger  # its start and stop are Faust's news, not the worker's
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -283,6 +283,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
         )
 
+    async def on_thread_stop(self) -> None:
+        """Called in the thread, last."""
+        try:
+            await super().on_thread_stop()
+        except asyncio.CancelledError:
+            # aiokafka's fetcher lets the cancellation of its own task out when it stops while a broker is away; Faust
+            # would not hear that the thread has ended, and wait for it for a minute
+            self.log.warning("stopped while a broker was away")
+
     async def start_position(self, tp: TP) -> int:
         """Where this generation starts to read: the committed offset, else the first one of the log."""
         consumer, aiokafka_tp = self._ensure_consumer(), aiokafka.TopicPartition(*tp)
@@ -308,6 +317,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             return False
         accepted: bool = consumer._coordinator.generation == generation
         return accepted
+
+
+# their starts and stops are Faust's news, not the worker's
+BatchConsumer.logger = driver.Consumer.logger
+_ConsumerThread.logger = driver.AIOKafkaConsumerThread.logger
 
 
 class Transport(driver.Transport):

@@ -87,13 +87,14 @@ class Champion:
         try:
             model = load_model(manifest, self._store.read(manifest))
         except (Malformed, FileNotFoundError) as error:
-            self._wanted = None
+            self._settled(manifest)
             self._refuse(manifest.version, error)
         except OSError as error:
             self._ask_again(manifest, error)
         else:
+            self._settled(manifest)
             self._swap(model)
-            self._serving, self._wanted = manifest, None
+            self._serving = manifest
             _log.info("model in service", model=manifest.version, seconds=round(self._clock() - started, 2))
 
     def _refuse(self, model: int | str, error: Exception) -> None:
@@ -101,9 +102,12 @@ class Champion:
         serving = self._serving.version if self._serving else None
         _log.error("model refused, the one in service goes on", model=model, serving=serving, error=str(error))
 
+    def _settled(self, manifest: Manifest) -> None:
+        if self._wanted == manifest:
+            self._wanted = None
+
     def _ask_again(self, manifest: Manifest, error: Exception) -> None:
-        # at the start the newest one is tried first, and the one that counts
-        if self._wanted is None:
+        if self._wanted is None:  # at the start older ones are tried after the newest, which is the one that counts
             self._wanted = manifest
         _log.warning(
             "the artefact store does not answer", model=manifest.version, error=str(error), retry_s=self._retry_s

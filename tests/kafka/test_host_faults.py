@@ -1,0 +1,149 @@
+"""Real workers on a real broker, killed, stopped and broken: afterwards the topics must balance."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.kafka import LocalKafka
+from ops.topics import admin, create
+from schemas import event
+from schemas.event import Event
+from schemas.settings import FAILED, Settings
+from schemas.topics import topics
+from tests.kafka.balance import assert_balanced, committed, done, ends, is_caught_up, read_topic, repeated_lists
+from tests.kafka.stream import Stream, publish_model, send, send_events
+from tests.kafka.worker_process import WorkerProcess, wait_until
+
+OWNS = "owns partitions"
+
+
+@pytest.fixture
+def served(created: Settings, tmp_path: Path) -> Settings:
+    """Topics with a model on them, so that every event must be answered."""
+    publish_model(created, tmp_path, version=1)
+    return created
+
+
+def progressed(settings: Settings) -> Callable[[], bool]:
+    """Whether some hundred events more were committed."""
+    least = done(settings) + 300
+    return lambda: done(settings) > least
+
+
+def test_nothing_is_lost_or_counted_twice_over_kills(served: Settings, tmp_path: Path) -> None:
+    with Stream(served):
+        for _ in range(3):
+            with WorkerProcess(served, tmp_path) as worker:
+                worker.wait_for(OWNS)
+                wait_until(progressed(served), "progress")
+                worker.kill()
+    with WorkerProcess(served, tmp_path):
+        wait_until(lambda: is_caught_up(served), "everything committed")
+    assert_balanced(served)
+
+
+def test_a_clean_stop_leaves_nothing_to_do_again(served: Settings, tmp_path: Path) -> None:
+    with Stream(served):
+        for _ in range(2):
+            with WorkerProcess(served, tmp_path) as worker:
+                worker.wait_for(OWNS)
+                wait_until(progressed(served), "progress")
+                assert worker.stop() == 0
+                assert worker.logged("stopped")
+    with WorkerProcess(served, tmp_path) as worker:
+        wait_until(lambda: is_caught_up(served), "everything committed")
+        assert worker.stop() == 0
+    assert repeated_lists(served) == 0
+    assert_balanced(served)
+
+
+def test_a_failing_round_ends_the_process_with_its_batch_uncommitted(served: Settings, tmp_path: Path) -> None:
+    send_events(served, 500)
+    with WorkerProcess(served, tmp_path, program=("-m", "tests.kafka.failing_worker")) as worker:
+        wait_until(lambda: is_caught_up(served), "everything committed")
+        send(served, served.interactions, ("u1", event.encode(Event("u1", "boom", 1))))
+        assert worker.wait() == FAILED
+    behind = {partition: end - committed(served)[partition] for partition, end in ends(served).items()}
+    assert sorted(behind.values()) == [0, 0, 0, 1]
+
+
+def test_a_lone_event_at_offset_zero_does_not_hold_up_later_commits(served: Settings, tmp_path: Path) -> None:
+    # Stock Faust's commit stands still for ever here.
+    with WorkerProcess(served, tmp_path):
+        send(served, served.interactions, *((f"u{n}", event.encode(Event(f"u{n}", "i1", 1))) for n in range(10)))
+        wait_until(lambda: is_caught_up(served), "the lone events committed")
+        send_events(served, 2000)
+        wait_until(lambda: is_caught_up(served), "the burst committed")
+    assert_balanced(served)
+
+
+def test_two_workers_share_the_partitions_and_one_takes_over(served: Settings, tmp_path: Path) -> None:
+    with Stream(served), WorkerProcess(served, tmp_path, worker_id="a") as first:
+        assert first.wait_for(OWNS)["partitions"] == [0, 1, 2, 3]
+        with WorkerProcess(served, tmp_path, worker_id="b") as second:
+            owned = first.wait_for(OWNS, times=2)["partitions"] + second.wait_for(OWNS)["partitions"]
+            assert sorted(owned) == [0, 1, 2, 3]
+            second.kill()
+        assert first.wait_for(OWNS, times=3)["partitions"] == [0, 1, 2, 3]
+    with WorkerProcess(served, tmp_path, worker_id="a"):
+        wait_until(lambda: is_caught_up(served), "everything committed")
+    assert_balanced(served)
+
+
+def test_the_older_of_two_workers_with_one_id_says_so_and_ends(served: Settings, tmp_path: Path) -> None:
+    with WorkerProcess(served, tmp_path) as older:
+        older.wait_for(OWNS)
+        with WorkerProcess(served, tmp_path / "elsewhere") as newer:
+            assert older.wait() == FAILED
+            assert "under the same worker id" in older.output
+            send_events(served, 100)
+            wait_until(lambda: is_caught_up(served), "the newer one works")
+            assert newer.stop() == 0
+
+
+def test_a_worker_that_was_frozen_past_its_session_ends_without_harm(served: Settings, tmp_path: Path) -> None:
+    with Stream(served), WorkerProcess(served, tmp_path, worker_id="a") as zombie:
+        zombie.wait_for(OWNS)
+        with WorkerProcess(served, tmp_path, worker_id="b") as heir:
+            heir.wait_for(OWNS)
+            zombie.send(signal.SIGSTOP)
+            assert heir.wait_for(OWNS, times=2)["partitions"] == [0, 1, 2, 3]
+            zombie.send(signal.SIGCONT)
+            assert zombie.wait() == FAILED
+    with WorkerProcess(served, tmp_path, worker_id="b"):
+        wait_until(lambda: is_caught_up(served), "everything committed")
+    assert_balanced(served)
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[LocalKafka]:
+    """A broker that no other test uses."""
+    with LocalKafka() as broker:
+        yield broker
+
+
+def test_a_worker_outlives_its_broker(own_kafka: LocalKafka, settings: Settings, tmp_path: Path) -> None:
+    mine = settings.model_copy(update={"broker": own_kafka.bootstrap})
+    with admin(mine.broker) as client:
+        create(client, topics(mine))
+    publish_model(mine, tmp_path, version=1)
+    with WorkerProcess(mine, tmp_path) as worker:
+        send_events(mine, 500)
+        wait_until(lambda: is_caught_up(mine), "everything committed")
+        own_kafka.kill()
+        own_kafka.start()
+        send_events(mine, 500)
+        wait_until(lambda: is_caught_up(mine), "the same process goes on")
+        assert worker.stop() == 0
+    assert_balanced(mine)
+
+
+def test_records_that_cannot_be_read_do_not_hold_up_the_others(served: Settings, tmp_path: Path) -> None:
+    send(served, served.interactions, ("u1", b"\xc1 no event"))
+    send_events(served, 50)
+    with WorkerProcess(served, tmp_path):
+        wait_until(lambda: is_caught_up(served), "everything committed")
+    assert_balanced(served)
+    assert len(read_topic(served, served.dead_letters)) == 1
