@@ -12,6 +12,7 @@ Every private part of Faust and aiokafka that the worker relies on is in this fi
                                         on_thread_stop
                                         Consumer._new_consumer_thread, ConsumerRebalanceListener._thread
     faust.transport.drivers             TRANSPORTS.aliases
+    faust.tables.manager.TableManager   on_start, _update_channels, recovery
     aiokafka.AIOKafkaConsumer           _coordinator.generation, _coordinator.member_id
     Faust's order of events             a revoke and a stop end the flow, clear the queue and call `wait_empty`; after a
                                         rebalance `on_rebalance_complete` is awaited, then all partitions are sought to
@@ -28,6 +29,7 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import JoinGroupRequest
+from faust.tables.manager import TableManager
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -322,6 +324,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
 # their starts and stops are Faust's news, not the worker's
 BatchConsumer.logger = driver.Consumer.logger
 _ConsumerThread.logger = driver.AIOKafkaConsumerThread.logger
+
+
+class NoTables(TableManager):
+    """Faust's table manager, which also resumes the flow after a rebalance."""
+
+    async def on_start(self) -> None:
+        """As Faust does it, without the second that it waits for tables to be declared."""
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class Transport(driver.Transport):

@@ -18,7 +18,7 @@ from faust.types import TP
 from mode import CrashingSupervisor
 
 from schemas.settings import FAILED, Refused
-from stream_app.batch_transport import SCHEME, Batch, BatchConsumer
+from stream_app.batch_transport import SCHEME, Batch, BatchConsumer, NoTables
 from stream_app.broker import Record
 from stream_app.engine import Counters, store_directory
 from stream_app.settings import WorkerSettings
@@ -211,6 +211,7 @@ def _app(settings: WorkerSettings) -> faust.App:
         web_tables_enabled=False,
         worker_redirect_stdouts=False,
         datadir=datadir,
+        TableManager=NoTables,
         Worker=_Process,
     )
 

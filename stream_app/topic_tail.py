@@ -6,11 +6,11 @@ from typing import Final, Self
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
-from schemas.kafka import consumer_config
+from schemas.kafka import TIMEOUT_S, consumer_config
 from schemas.settings import Settings
 
 _BATCH: Final = 10_000
-_POLL_S: Final = 0.2
+_POLL_S: Final = 0.02
 
 _log = structlog.get_logger()
 
@@ -20,6 +20,9 @@ class TopicTail:
 
     While the broker is gone it gives nothing, and goes on when the broker is back. A topic that was made anew is read
     from its beginning.
+
+    Raises:
+        KafkaException: the broker does not answer.
     """
 
     def __init__(self, settings: Settings, topic: str) -> None:
@@ -28,6 +31,8 @@ class TopicTail:
         # the end is told by the client: the last offset may be a transaction's marker, which is never delivered
         config = {"auto.offset.reset": "earliest", "enable.partition.eof": True}
         self._consumer = Consumer(consumer_config(settings) | config)
+        # else the client looks for the partition's leader only half a second later
+        self._consumer.list_topics(topic, timeout=TIMEOUT_S)
         self._consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
 
     def read_to_end(self) -> list[Message]:

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
 from ops.kafka import LocalKafka
 from ops.topics import admin, create
 from schemas import event
 from schemas.event import Event
+from schemas.kafka import producer_config
 from schemas.settings import FAILED, Settings
 from schemas.topics import topics
 from tests.kafka.balance import assert_balanced, committed, done, ends, is_caught_up, read_topic, repeated_lists
@@ -147,3 +149,16 @@ def test_records_that_cannot_be_read_do_not_hold_up_the_others(served: Settings,
         wait_until(lambda: is_caught_up(served), "everything committed")
     assert_balanced(served)
     assert len(read_topic(served, served.dead_letters)) == 1
+
+
+def test_events_of_an_aborted_transaction_are_not_read(served: Settings, tmp_path: Path) -> None:
+    producer = Producer(producer_config(served) | {"transactional.id": served.app, "message.timeout.ms": 30_000})
+    producer.init_transactions(60)
+    producer.begin_transaction()
+    producer.produce(served.interactions, key="u1", value=event.encode(Event("u1", "i1", 1)), partition=0)
+    producer.flush(60)
+    producer.abort_transaction(60)
+    send_events(served, 100)
+    with WorkerProcess(served, tmp_path):
+        wait_until(lambda: is_caught_up(served), "everything committed")
+    assert_balanced(served)

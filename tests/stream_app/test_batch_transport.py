@@ -1,0 +1,84 @@
+"""What a round takes and what is committed, without a broker."""
+
+import asyncio
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from faust.types import TP
+
+from stream_app.batch_transport import Batch, BatchConsumer, BatchLost
+from stream_app.host import Host
+from stream_app.settings import WorkerSettings
+
+GENERATION = 3
+ZERO, ONE = TP("interactions", 0), TP("interactions", 1)
+
+
+class Fetched(NamedTuple):
+    offset: int
+
+
+def batch(tp: TP, first: int, last: int, follows: int | None, generation: int = GENERATION) -> Batch:
+    return Batch(tp, [Fetched(offset) for offset in range(first, last + 1)], follows, generation)
+
+
+@pytest.fixture
+def consumer(tmp_path: Path) -> BatchConsumer:
+    app = Host(WorkerSettings(_env_file=None, data_dir=tmp_path))._app
+    app.consumer_generation_id = GENERATION
+    return app.consumer  # type: ignore[return-value]
+
+
+def test_batches_of_an_old_generation_are_dropped(consumer: BatchConsumer) -> None:
+    old, new = batch(ZERO, 0, 4, None, generation=2), batch(ZERO, 0, 9, None)
+    assert consumer.current([old, new]) == [new]
+
+
+def test_nothing_is_taken_while_the_flow_is_stopped(consumer: BatchConsumer) -> None:
+    consumer.stop_flow()
+    assert consumer.current([batch(ZERO, 0, 4, None)]) == []
+
+
+def test_batches_that_continue_each_other_are_taken_whatever_their_offsets(consumer: BatchConsumer) -> None:
+    # offsets have gaps: compaction, and the markers of transactions
+    batches = [batch(ZERO, 10, 14, None), batch(ONE, 0, 0, None), batch(ZERO, 20, 24, 14)]
+    assert consumer.current(batches) == batches
+
+
+@pytest.mark.parametrize("follows", [None, 4, 6])
+def test_a_batch_that_does_not_continue_the_one_before_ends_the_worker(
+    consumer: BatchConsumer, follows: int | None
+) -> None:
+    consumer.current([batch(ZERO, 0, 5, None)])
+    with pytest.raises(BatchLost):
+        consumer.current([batch(ZERO, 7, 9, follows)])
+
+
+async def commits(consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch, accepted: bool) -> list[dict[TP, int]]:
+    sent: list[dict[TP, int]] = []
+
+    async def commit(offsets: dict[TP, int]) -> bool:
+        sent.append(dict(offsets))
+        return accepted
+
+    monkeypatch.setattr(consumer, "_commit", commit)
+    consumer.done([batch(ZERO, 0, 0, None)])
+    await consumer.force_commit()
+    await consumer.force_commit()
+    consumer.done([batch(ZERO, 5, 9, 0), batch(ONE, 3, 3, None)])
+    await consumer.force_commit()
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        (True, [{ZERO: 1}, {ZERO: 10, ONE: 4}]),
+        (False, [{ZERO: 1}, {ZERO: 1}, {ZERO: 10, ONE: 4}]),
+    ],
+)
+def test_what_was_done_is_committed_once_and_again_if_refused(
+    consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch, accepted: bool, expected: list[dict[TP, int]]
+) -> None:
+    assert asyncio.run(commits(consumer, monkeypatch, accepted)) == expected

@@ -1,0 +1,39 @@
+"""The command line of a worker, and what a supervisor hands to its children."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stream_app.settings import WorkerSettings
+from stream_app.supervisor import _environment
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "stream_app", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_help_shows_every_setting_with_its_default() -> None:
+    shown = run("--help").stdout
+    for name, field in WorkerSettings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert f"RECOMMENDER_{name.upper()}" in shown
+        assert field.description
+
+
+def test_a_wrong_setting_is_one_line_and_status_2() -> None:
+    ended = run("--round-records", "none")
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert "round_records" in line
+    assert "none" in line
+
+
+def test_a_child_gets_all_settings_of_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = WorkerSettings(
+        _env_file=None, processes=3, worker_id="w", data_dir=Path("/x"), partitions=5, emit="latest", skip_records="1:2"
+    )
+    for name, value in _environment(mine, "w-2").items():
+        monkeypatch.setenv(name, value)
+    assert WorkerSettings(_env_file=None) == mine.model_copy(update={"worker_id": "w-2", "processes": 1})
