@@ -1,6 +1,6 @@
 """A recommendation list with its provenance: the value of a record on the topic `recommendations`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -9,8 +9,9 @@ import msgpack
 from schemas.malformed import Malformed
 from schemas.packing import pack_json, unpack_map
 
+_USER_ID: Final[bytes] = b"\x87" + msgpack.packb("user_id")  # the first of seven fields
 _ITEMS: Final[bytes] = msgpack.packb("items")
-_PACKER: Final = msgpack.Packer()
+_EVENT: Final[bytes] = msgpack.packb("event")
 
 
 class Cause(StrEnum):
@@ -56,15 +57,43 @@ def encode_item_head(item_id: str) -> bytes:
     return packed[:-4]
 
 
-def encode_with_items(recommendation: Recommendation, items: Sequence[bytes]) -> bytes:
-    """The list as a msgpack map, with items that are encoded already, head and score: five times faster."""
-    fields = _fields(recommendation)
-    del fields["items"]
-    packed: bytes = msgpack.packb(fields)
-    # a map of fewer than 16 fields has a header of one byte
-    return b"".join(
-        (bytes((0x80 + len(fields) + 1,)), packed[1:], _ITEMS, _PACKER.pack_array_header(len(items)), *items)
-    )
+class Encoder:
+    """Encodes the lists of one model at one moment as `encode` does, five times faster. For one thread at a time."""
+
+    def __init__(self, model: int, emitted_at_ms: int) -> None:
+        self._pack: Callable[[object], bytes] = msgpack.Packer().pack  # making one costs more than a list
+        self._arrays = [msgpack.Packer().pack_array_header(n) for n in range(16)]
+        self._tail = b"".join(map(self._pack, ("model", model, "emitted_at", emitted_at_ms, "history_length")))
+        self._causes = {cause: self._pack("cause") + self._pack(cause.value) for cause in Cause}
+
+    def encode(
+        self,
+        user_id: str,
+        items: Sequence[bytes],
+        cause: Cause,
+        partition: int,
+        offset: int,
+        timestamp_ms: int,
+        event_id: str | None,
+        history_length: int,
+    ) -> bytes:
+        """A list; its `items` are encoded already, head and score."""
+        pack, count = self._pack, len(items)
+        event = {"partition": partition, "offset": offset, "timestamp": timestamp_ms, "event_id": event_id}
+        return b"".join(
+            (
+                _USER_ID,
+                pack(user_id),
+                _ITEMS,
+                self._arrays[count] if count < 16 else msgpack.Packer().pack_array_header(count),
+                *items,
+                self._causes[cause],
+                _EVENT,
+                pack(event),
+                self._tail,
+                pack(history_length),
+            )
+        )
 
 
 def encode_json(recommendation: Recommendation) -> bytes:

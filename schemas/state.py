@@ -70,20 +70,25 @@ class StateRecord(NamedTuple):
 
 def encode(record: StateRecord) -> bytes:
     """The record's bytes."""
-    r = record
+    return encode_folded(record, record.model_version, record.state, record.query)
+
+
+def encode_folded(record: StateRecord, model_version: int, state: bytes, query: bytes) -> bytes:
+    """The bytes of `record` with the model, state and query given, whatever it holds itself."""
+    _, last_offset, last_time_ms, events, items, times, kinds, event_ids, _, _, flags = record
     header = _HEADER.pack(
         FORMAT,
-        r.flags,
-        r.model_version,
-        r.last_offset,
-        r.last_time_ms,
-        r.events,
-        len(r.kinds),
-        len(r.event_ids) // 8,
-        len(r.state) // 4,
-        len(r.query) // 4,
+        flags,
+        model_version,
+        last_offset,
+        last_time_ms,
+        events,
+        len(kinds),
+        len(event_ids) // 8,
+        len(state) // 4,
+        len(query) // 4,
     )
-    return b"".join((header, r.items, r.times, r.kinds, r.event_ids, r.state, r.query))
+    return b"".join((header, items, times, kinds, event_ids, state, query))
 
 
 def decode(value: bytes) -> StateRecord:

@@ -15,13 +15,13 @@ from typing import Final, NamedTuple
 import structlog
 
 from schemas import state
-from schemas.recommendation import Cause, Recommendation
+from schemas.recommendation import Cause
 from schemas.state import NO_MODEL, StateRecord
 from stream_app.advance import Advanced, Change, advance
 from stream_app.broker import Broker, Confirm, DeadLetter, NotOwner, Outgoing, Record
 from stream_app.fold import fold
 from stream_app.intake import take_in
-from stream_app.lists import encode_json, encode_msgpack
+from stream_app.lists import Wanted, encode_json, encode_msgpack
 from stream_app.model import Model
 from stream_app.settings import WorkerSettings
 from stream_app.user_table import UserTable
@@ -268,30 +268,20 @@ class Engine:
     ) -> None:
         folded = fold(model, [segment for user in users for segment in user.advanced.segments])
         rows, scores = model.rank(folded.marked, folded.seen, folded.seen_lengths, self._list_length)
-        now_ms = int(self._clock() * 1000)
-        wanted: list[Recommendation] = []
+        wanted: list[Wanted] = []
         segment = -1
         for partition, key, advanced, _ in users:
             segment += len(advanced.segments)
             if advanced.changed and not advanced.record.forgotten:
-                states[partition][key] = state.encode(
-                    advanced.record._replace(
-                        model_version=model.version,
-                        state=folded.states[segment].tobytes(),
-                        query=folded.queries[segment].tobytes(),
-                    )
+                states[partition][key] = state.encode_folded(
+                    advanced.record, model.version, folded.states[segment].tobytes(), folded.queries[segment].tobytes()
                 )
             if advanced.owed:
                 user_id = key.decode()
-                wanted += [
-                    Recommendation(
-                        user_id, (), model.version, cause, partition, offset, time_ms, event_id, kept, now_ms
-                    )
-                    for cause, offset, time_ms, event_id, kept in advanced.owed
-                ]
-        values = self._encode(model, wanted, rows, scores)
-        for list_, value in zip(wanted, values, strict=True):
-            lists[list_.partition].append((list_.user_id.encode(), value))
+                wanted += [Wanted(user_id, partition, owed) for owed in advanced.owed]
+        values = self._encode(model, wanted, rows, scores, int(self._clock() * 1000))
+        for (user_id, partition, _owed), value in zip(wanted, values, strict=True):
+            lists[partition].append((user_id.encode(), value))
 
     def _count(self, users: Sequence[_User], outgoing: Mapping[int, Outgoing], contended: Collection[int]) -> None:
         counters = self.counters

@@ -4,40 +4,72 @@ Shape letters: E lists, K list length. A score of -inf stands for no item: its p
 """
 
 from collections.abc import Sequence
+from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas import recommendation
-from schemas.recommendation import Recommendation
+from schemas.recommendation import Encoder, Recommendation
+from stream_app.advance import Owed
 from stream_app.model import Model
 
 
+class Wanted(NamedTuple):
+    """A list to be sent, but for its items."""
+
+    user_id: str
+    partition: int
+    owed: Owed
+
+
 def encode_msgpack(
-    model: Model, lists: Sequence[Recommendation], rows: NDArray[np.int32], scores: NDArray[np.float32]
+    model: Model, lists: Sequence[Wanted], rows: NDArray[np.int32], scores: NDArray[np.float32], now_ms: int
 ) -> list[bytes]:
-    """The `lists`, which lack their items, with the items in `rows` i32[E, K] and their `scores` f32[E, K]."""
-    k = rows.shape[1]
+    """The `lists` with the items in `rows` i32[E, K] and their `scores` f32[E, K], sent at `now_ms`."""
+    encode = Encoder(model.version, now_ms).encode
     heads, packed_scores = model.item_heads, scores.astype(">f4").tobytes()
-    encoded: list[bytes] = []
-    for at, (list_, best, count) in enumerate(zip(lists, rows.tolist(), _lengths(scores), strict=True)):
-        places = range(4 * k * at, 4 * (k * at + count), 4)
-        items = [heads[row] + packed_scores[place : place + 4] for row, place in zip(best, places, strict=False)]
-        encoded.append(recommendation.encode_with_items(list_, items))
-    return encoded
+    starts = count(0, 4 * scores.shape[1])
+    return [
+        encode(
+            user_id,
+            [heads[row] + packed_scores[at : at + 4] for row, at in zip(best, range(start, start + 4 * length, 4))],  # noqa: B905
+            cause,
+            partition,
+            offset,
+            timestamp_ms,
+            event_id,
+            history_length,
+        )
+        for (user_id, partition, (cause, offset, timestamp_ms, event_id, history_length)), best, length, start in zip(
+            lists, rows.tolist(), _lengths(scores), starts, strict=False
+        )
+    ]
 
 
 def encode_json(
-    model: Model, lists: Sequence[Recommendation], rows: NDArray[np.int32], scores: NDArray[np.float32]
+    model: Model, lists: Sequence[Wanted], rows: NDArray[np.int32], scores: NDArray[np.float32], now_ms: int
 ) -> list[bytes]:
     """Like `encode_msgpack`, as JSON."""
     return [
         recommendation.encode_json(
-            list_._replace(
-                items=[(model.item_ids[row], score) for row, score in zip(best[:count], values, strict=False)]
+            Recommendation(
+                user_id,
+                [(model.item_ids[row], score) for row, score in zip(best[:length], values[:length], strict=True)],
+                model.version,
+                owed.cause,
+                partition,
+                owed.offset,
+                owed.timestamp_ms,
+                owed.event_id,
+                owed.history_length,
+                now_ms,
             )
         )
-        for list_, best, values, count in zip(lists, rows.tolist(), scores.tolist(), _lengths(scores), strict=True)
+        for (user_id, partition, owed), best, values, length in zip(
+            lists, rows.tolist(), scores.tolist(), _lengths(scores), strict=True
+        )
     ]
 
 

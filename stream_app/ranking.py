@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-_CHUNK_SCORES: Final = 1 << 19
-"""scores computed at a time: 2 MiB of float32, which stays in a core's cache"""
+_CHUNK_SCORES: Final = 1 << 18
+"""scores computed at a time: 1 MiB of float32, which stays in a core's cache"""
 
 
 class Ranker:
@@ -21,11 +21,12 @@ class Ranker:
         n, width = embedding.shape
         self._columns = 1 << round(math.log2(16 * n) / 2)
         padded = -(-n // self._columns) * self._columns
-        self._weights = np.zeros((width, padded), np.float32)
-        self._weights[:, :n] = embedding.T
         self._bias = np.full(padded, -np.inf, np.float32)
         self._bias[:n] = bias
-        self._served_bias = self._bias.copy()
+        # the bias is the last row, and every query gets a last element of one: no pass of its own to add it
+        self._weights = np.zeros((width + 1, padded), np.float32)
+        self._weights[:width, :n] = embedding.T
+        self._weights[width] = self._bias
         # kept from call to call: fresh memory of this size costs more in page faults than the arithmetic
         self._scores = np.empty((max(1, _CHUNK_SCORES // padded), padded), np.float32)
 
@@ -33,7 +34,7 @@ class Ranker:
         """From now on the items in these rows are never ranked; all others are."""
         served = self._bias.copy()
         served[rows] = -np.inf
-        self._served_bias = served
+        self._weights[-1] = served
 
     def rank(
         self, queries: NDArray[np.float32], seen: NDArray[np.int32], seen_lengths: NDArray[np.int64], k: int
@@ -52,14 +53,14 @@ class Ranker:
         """
         total = len(queries)
         rows, scores = np.empty((total, k), np.int32), np.empty((total, k), np.float32)
-        chunk = len(self._scores)
+        chunk, width = self._scores.shape
+        extended = np.concatenate((queries, np.ones((total, 1), np.float32)), axis=1)
         seen_ends = np.concatenate(([0], np.cumsum(seen_lengths)))
         for start in range(0, total, chunk):
             end = min(start + chunk, total)
-            all_scores = np.matmul(queries[start:end], self._weights, out=self._scores[: end - start])
-            all_scores += self._served_bias
-            lists = np.repeat(np.arange(end - start), seen_lengths[start:end])
-            all_scores[lists, seen[seen_ends[start] : seen_ends[end]]] = -np.inf
+            all_scores = np.matmul(extended[start:end], self._weights, out=self._scores[: end - start])
+            lists = np.repeat(np.arange(0, (end - start) * width, width), seen_lengths[start:end])
+            all_scores.reshape(-1)[lists + seen[seen_ends[start] : seen_ends[end]]] = -np.inf
             rows[start:end], scores[start:end] = _top(all_scores, self._columns, k)
         return rows, scores
 

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from schemas.recommendation import Cause, Recommendation, decode
 from stream_app import lists
+from stream_app.advance import Owed
+from stream_app.lists import Wanted
 from tests.stream_app.tiny_model import TinyModel
 
 ITEMS = ["a", "é", "x" * 256, "i3", "i4"]
@@ -14,15 +16,19 @@ MODEL = TinyModel(1, ITEMS).load()
 both_encodings = pytest.mark.parametrize("encode", [lists.encode_msgpack, lists.encode_json])
 
 
-def owed(offset: int) -> Recommendation:
-    return Recommendation("u", [], 1, Cause.EVENT, 0, offset, 5, None, 3, 9)
+def wanted(offset: int) -> Wanted:
+    return Wanted("u", 2, Owed(Cause.EVENT, offset, 5, None, 3))
+
+
+def sent(offset: int, items: list[tuple[str, float]]) -> Recommendation:
+    return Recommendation("u", items, 1, Cause.EVENT, 2, offset, 5, None, 3, 9)
 
 
 @st.composite
 def rankings(draw: st.DrawFn) -> list[list[tuple[int, float]]]:
     """For each list, rows with scores, best first."""
     pairs = st.tuples(st.integers(0, len(ITEMS) - 1), st.floats(width=32, allow_nan=False, allow_infinity=False))
-    return [sorted(ranking, key=lambda pair: -pair[1]) for ranking in draw(st.lists(st.lists(pairs, max_size=7)))]
+    return [sorted(ranking, key=lambda pair: -pair[1]) for ranking in draw(st.lists(st.lists(pairs, max_size=20)))]
 
 
 @both_encodings
@@ -35,8 +41,7 @@ def test_lists_hold_their_ranked_items_and_nothing_for_scores_of_minus_infinity(
     for at, ranking in enumerate(ranked):
         for place, (row, score) in enumerate(ranking):
             rows[at, place], scores[at, place] = row, score
-    encoded = encode(MODEL, [owed(offset) for offset in range(len(ranked))], rows, scores)
+    encoded = encode(MODEL, [wanted(offset) for offset in range(len(ranked))], rows, scores, 9)
     assert [decode(value) for value in encoded] == [
-        owed(offset)._replace(items=[(ITEMS[row], score) for row, score in ranking])
-        for offset, ranking in enumerate(ranked)
+        sent(offset, [(ITEMS[row], score) for row, score in ranking]) for offset, ranking in enumerate(ranked)
     ]
