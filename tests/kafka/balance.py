@@ -41,6 +41,13 @@ def ends(settings: Settings) -> dict[int, int]:
     }
 
 
+def end_of(settings: Settings, topic: str) -> int:
+    """How many offsets a topic has."""
+    reader = _reader(settings.broker, settings.app)
+    partitions = [TopicPartition(topic, partition) for partition in range(settings.partitions)]
+    return sum(reader.get_watermark_offsets(partition, timeout=30)[1] for partition in partitions)
+
+
 def done(settings: Settings) -> int:
     """How many offsets are committed."""
     try:
