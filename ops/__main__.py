@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from confluent_kafka import KafkaException
 from kafka.errors import KafkaError
 
+from ops.bench import Bench
 from ops.bulk_import import Import
 from ops.demo import Demo
 from ops.distribution import Unavailable
@@ -26,6 +27,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "replay": Replay,
     "watch": Watch,
     "demo": Demo,
+    "bench": Bench,
 }
 
 

@@ -21,7 +21,8 @@ class TopicDescription(NamedTuple):
 
 def client_config(settings: Settings) -> dict[str, Any]:
     """What every confluent-kafka client needs to reach the cluster."""
-    return {"bootstrap.servers": settings.broker, "reconnect.backoff.max.ms": 1000}
+    # warnings and worse: at its usual level the library reports its own tidying up
+    return {"bootstrap.servers": settings.broker, "reconnect.backoff.max.ms": 1000, "log_level": 4}
 
 
 def producer_config(settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,172 @@
+"""`python -m ops bench`: how fast a worker is, beside a reference in the same run."""
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from ops.audit import audit, end_offsets
+from ops.kafka import LocalKafka
+from ops.program import Program, ProgramFailed
+from ops.publisher import Publisher
+from ops.report import Report
+from ops.topics import admin, create
+from schemas.event import Event, encode
+from schemas.kafka import consumer_config, producer_config, watermarks
+from schemas.settings import DONE, FAILED, Settings
+from schemas.topics import topics
+
+_PARTITIONS: Final = 4
+_USERS: Final = 20_000
+_HISTORY_LENGTH: Final = 100
+_BATCH: Final = 5_000
+_TIMEOUT_S: Final = 300.0
+_POLL_S: Final = 0.05
+
+
+class Bench(Report):
+    """time a worker on a real broker on this machine; throughput: catching up, beside a bare consume and produce"""
+
+    what: CliPositionalArg[Literal["throughput"]] = Field(description="what to time")
+    events: int = Field(200_000, ge=10_000, description="events to catch up on, of 20,000 users (Zipf)")
+    catalogue: int = Field(3_416, ge=100, description="items that the model knows")
+    runs: int = Field(3, ge=1, description="runs of each side, in turn; the median counts")
+
+    def run(self) -> int:
+        """Time both sides in turn and print their medians."""
+        with (
+            tempfile.TemporaryDirectory(prefix="recommender-bench-") as name,
+            LocalKafka(Path(name) / "kafka") as kafka,
+        ):
+            directory = Path(name)
+            settings = Settings(broker=kafka.bootstrap, partitions=_PARTITIONS, artefact_store=str(directory / "store"))
+            with admin(settings.broker) as client:
+                create(client, topics(settings))
+            _produce(settings, self.events, self.catalogue)
+            _publish_model(settings, self.catalogue)
+            bare, ours, clean = [], [], True
+            for run in range(self.runs):
+                bare.append(_pass_through(_run_settings(settings, f"bare-{run}")))
+                app = _run_settings(settings, f"worker-{run}")
+                ours.append(_worker(app, directory))
+                clean = clean and audit(app, _HISTORY_LENGTH).clean
+        events_per_s, bare_per_s = statistics.median(ours), statistics.median(bare)
+        ratio = events_per_s / bare_per_s
+        self.report(
+            f"worker        {events_per_s:>9,.0f} events/s, a list for each ({_spread(ours)})\n"
+            f"pass-through  {bare_per_s:>9,.0f} events/s ({_spread(bare)})\n"
+            f"ratio         {ratio:>9.2f}\n"
+            f"audit         {'nothing lost' if clean else 'SOMETHING IS WRONG':>9}\n"
+            f"{_machine()}",
+            events_per_s=round(events_per_s),
+            pass_through_per_s=round(bare_per_s),
+            ratio_to_pass_through=round(ratio, 3),
+            clean=clean,
+            machine=_machine(),
+        )
+        return DONE if clean else FAILED
+
+
+def _run_settings(settings: Settings, name: str) -> Settings:
+    run = settings.model_copy(update={"app": name, "recommendations": f"{name}-recommendations"})
+    with admin(run.broker) as client:
+        create(client, topics(run))
+    return run
+
+
+def _produce(settings: Settings, events: int, catalogue: int) -> None:
+    random = np.random.default_rng(0)
+    weights = 1 / np.arange(1, _USERS + 1)
+    users = random.choice(_USERS, events, p=weights / weights.sum()).tolist()
+    items = random.integers(0, catalogue, events).tolist()
+    now_ms = int(time.time() * 1000)
+    with Publisher(settings, linger_ms=20) as publisher:
+        for user, item in zip(users, items, strict=True):
+            event = Event(f"user-{user}", f"item-{item}", now_ms)
+            publisher.send(settings.interactions, event.user_id, encode(event))
+
+
+def _publish_model(settings: Settings, catalogue: int) -> None:
+    """A model of the usual shape: its speed does not depend on what it has learned."""
+    # imported only now: it loads torch
+    import torch
+
+    from schemas.artefact_store import ArtefactStore
+    from training.artefact import build
+    from training.champion import publish
+    from training.model import LRURec, Shape
+
+    torch.manual_seed(0)
+    artefact = build(LRURec(Shape(items=catalogue)), [f"item-{item}" for item in range(catalogue)])
+    artefact.write(ArtefactStore(settings.artefact_store))
+    publish(settings, artefact.manifest)
+
+
+def _pass_through(settings: Settings) -> float:
+    """Events/s of a bare client loop that sends every event on and waits for its acknowledgement."""
+    ends = end_offsets(settings, settings.interactions)
+    consumer = Consumer(consumer_config(settings))
+    producer = Producer(producer_config(settings) | {"linger.ms": 0, "delivery.report.only.error": True})
+    failures: list[object] = []
+    try:
+        consumer.assign([TopicPartition(settings.interactions, partition, 0) for partition in ends])
+        left, began = sum(ends.values()), 0.0
+        while left > 0:
+            messages = consumer.consume(_BATCH, 0.1)
+            began = began or time.perf_counter()
+            by_partition: dict[int, list[dict[str, bytes | None]]] = {partition: [] for partition in ends}
+            for message in messages:
+                if (error := message.error()) is not None:
+                    raise KafkaException(error)
+                by_partition[message.partition() or 0].append({"key": message.key(), "value": message.value()})
+            for partition, batch in by_partition.items():
+                producer.produce_batch(
+                    settings.recommendations, batch, partition, on_delivery=lambda error, _: failures.append(error)
+                )
+            if producer.flush(_TIMEOUT_S) or any(failures):
+                raise ProgramFailed("the pass-through could not deliver")
+            left -= len(messages)
+        return sum(ends.values()) / (time.perf_counter() - began)
+    finally:
+        consumer.close()
+
+
+def _worker(settings: Settings, directory: Path) -> float:
+    """Lists/s of a worker that catches up, from the first acknowledged round to the last."""
+    ends = end_offsets(settings, settings.interactions)
+    total, lists = sum(ends.values()), 0
+    arguments = ["--data-dir", str(directory / "states"), "--worker-id", "bench"]
+    arguments += ["--history-length", str(_HISTORY_LENGTH)]
+    with Program("stream_app", arguments, settings, directory / f"{settings.app}.log") as worker:
+        watcher = Consumer(consumer_config(settings))
+        deadline, first, began = time.monotonic() + _TIMEOUT_S, 0, 0.0
+        while lists < total:
+            lists = sum(watermarks(watcher, settings.recommendations, partition)[1] for partition in ends)
+            if lists and not first:
+                first, began = lists, time.perf_counter()
+            if not worker.running or time.monotonic() > deadline:
+                raise ProgramFailed(f"the worker sent {lists} of {total} lists\n{worker.log.read_text()[-2000:]}")
+            time.sleep(_POLL_S)
+        seconds = time.perf_counter() - began
+        watcher.close()
+        return (total - first) / seconds
+
+
+def _spread(values: list[float]) -> str:
+    return f"{len(values)} runs, {min(values):,.0f} to {max(values):,.0f}"
+
+
+def _machine() -> str:
+    packages = ", ".join(
+        f"{name} {version(name)}" for name in ("faust-streaming", "confluent-kafka", "onnxruntime", "numpy")
+    )
+    return f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}, {packages}"
