@@ -321,11 +321,6 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         return accepted
 
 
-# their starts and stops are Faust's news, not the worker's
-BatchConsumer.logger = driver.Consumer.logger
-_ConsumerThread.logger = driver.AIOKafkaConsumerThread.logger
-
-
 class NoTables(TableManager):
     """Faust's table manager, which also resumes the flow after a rebalance."""
 
@@ -333,6 +328,12 @@ class NoTables(TableManager):
         """As Faust does it, without the second that it waits for tables to be declared."""
         await self._update_channels()
         await self.recovery.start()
+
+
+# the starts and stops of services are Faust's news, not the worker's
+BatchConsumer.logger = driver.Consumer.logger
+_ConsumerThread.logger = driver.AIOKafkaConsumerThread.logger
+NoTables.logger = TableManager.logger
 
 
 class Transport(driver.Transport):

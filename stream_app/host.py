@@ -89,6 +89,8 @@ class Host:
         finally:
             self._thread.shutdown()
             self._engine.close()
+        if self._app.crash_reason is not None:
+            self._note(self._app.crash_reason)
         if isinstance(self._failure, Refused):
             raise self._failure
         counters = self._engine.counters
@@ -144,9 +146,9 @@ class Host:
         """Before the first record of the new generation is fetched."""
         self._loop = asyncio.get_running_loop()
         owned = {tp.partition for tp in self._consumer.assignment() if tp.topic == self._settings.interactions}
+        self._owned = owned  # before the wait: a revoke meanwhile must close them again
         started = self._loop.time()
         recovered = await self._in_engine(self._engine.own, owned)
-        self._owned = owned
         seconds = round(self._loop.time() - started, 2)
         _log.info("owns partitions", partitions=sorted(owned), recovered=recovered, seconds=seconds)
 

@@ -103,7 +103,7 @@ def test_the_older_of_two_workers_with_one_id_says_so_and_ends(served: Settings,
         older.wait_for(OWNS)
         with WorkerProcess(served, tmp_path / "elsewhere") as newer:
             assert older.wait() == FAILED
-            assert "under the same worker id" in older.output
+            assert "under the same worker id" in older.wait_for("the worker fails and ends")["error"]
             send_events(served, 100)
             wait_until(lambda: is_caught_up(served), "the newer one works")
             assert newer.stop() == 0
