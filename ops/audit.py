@@ -14,6 +14,7 @@ from schemas import event, recommendation, state
 from schemas.item import item_hash
 from schemas.kafka import consumer_config, describe_topics, read_range, watermarks
 from schemas.malformed import Malformed
+from schemas.recommendation import Recommendation
 from schemas.settings import Settings
 from schemas.state import RECENT_EVENT_IDS, StateRecord, kept_length
 
@@ -35,12 +36,11 @@ class User:
 
 
 class Audit(NamedTuple):
-    """What an audit found; all but the first three are errors."""
+    """What an audit found; all but the first two are errors."""
 
     events: int
     """valid and unrepeated"""
     users: int
-    lists: int
     lost: int
     """events that a user's record lacks"""
     applied_twice: int
@@ -69,8 +69,7 @@ def audit(settings: Settings, window: int, covered_from: Mapping[int, int] | Non
         KafkaException, TimeoutError: a topic cannot be read.
     """
     users = read_users(settings)
-    records = read_states(settings)
-    last_lists, lists = _read_last_lists(settings)
+    records, last_lists = read_states(settings), read_lists(settings)
     lost = applied_twice = uncovered = wrong = 0
     for key, user in users.items():
         record = records.get(key, StateRecord())
@@ -79,11 +78,10 @@ def audit(settings: Settings, window: int, covered_from: Mapping[int, int] | Non
         kept = user.items[len(user.items) - kept_length(len(user.items), window) :]
         wrong += record.events == len(user.items) and record.item_hashes().tolist() != kept
         floor = 0 if covered_from is None else covered_from.get(user.partition, 0)
-        last = last_lists.get(key, -1)
+        last = last_lists[key].offset if key in last_lists else -1
         uncovered += sum(floor <= offset and offset > last for offset in user.offsets)
-    return Audit(
-        sum(len(user.items) for user in users.values()), len(users), lists, lost, applied_twice, uncovered, wrong
-    )
+    events = sum(len(user.items) for user in users.values())
+    return Audit(events, len(users), lost, applied_twice, uncovered, wrong)
 
 
 def read_users(settings: Settings) -> dict[bytes, User]:
@@ -120,6 +118,17 @@ def read_states(settings: Settings) -> dict[bytes, StateRecord]:
     return {key: state.decode(value) for key, value in newest.items()}
 
 
+def read_lists(settings: Settings) -> dict[bytes, Recommendation]:
+    """Each user's list with the largest event offset; of several for one event the last counts."""
+    last: dict[bytes, Recommendation] = {}
+    for _, _, key, value in _read(settings, settings.recommendations):
+        if value is not None:
+            found = recommendation.decode(value)
+            if key not in last or found.offset >= last[key].offset:
+                last[key] = found
+    return last
+
+
 def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
     """End offset of each partition of a topic."""
     consumer = Consumer(consumer_config(settings))
@@ -128,17 +137,6 @@ def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
         return {partition: watermarks(consumer, topic, partition)[1] for partition in range(partitions)}
     finally:
         consumer.close()
-
-
-def _read_last_lists(settings: Settings) -> tuple[dict[bytes, int], int]:
-    """The largest event offset among each user's lists, and the number of lists."""
-    last: dict[bytes, int] = {}
-    lists = 0
-    for _, _, key, value in _read(settings, settings.recommendations):
-        if value is not None:
-            lists += 1
-            last[key] = max(last.get(key, -1), recommendation.decode(value).offset)
-    return last, lists
 
 
 def _read(settings: Settings, topic: str) -> Iterator[tuple[int, int, bytes, bytes | None]]:

@@ -57,20 +57,20 @@ class Demo(Command):
 
     rate: float = Field(200.0, gt=0, description="live events per second")
     workers: int = Field(2, ge=1, le=16, description="worker processes")
+    epochs: int = Field(12, ge=1, description="passes over the log of each of the two trainings")
     summary: Path = Field(Path("demo-summary.json"), description="where the figures are written as JSON")
-    keep: bool = Field(False, description="keep the directory with data and logs")
+    directory: Path | None = Field(None, description="keep data and logs here; they go at the end, if omitted")
 
     def run(self) -> int:
         """Run it, print the summary, and say by the status whether nothing was lost."""
         signal.signal(signal.SIGTERM, _interrupt)
-        directory = Path(tempfile.mkdtemp(prefix="recommender-demo-"))
+        directory = self.directory or Path(tempfile.mkdtemp(prefix="recommender-demo-"))
+        directory.mkdir(parents=True, exist_ok=True)
         try:
             figures = _Run(self, directory).run()
-        except BaseException:
-            self.keep = self.keep or not isinstance(sys.exception(), KeyboardInterrupt)
-            raise
         finally:
-            if not self.keep:
+            # logs of a failure stay to be read
+            if self.directory is None and isinstance(sys.exception(), KeyboardInterrupt | None):
                 shutil.rmtree(directory, ignore_errors=True)
         self.summary.write_text(json.dumps(figures, indent=1) + "\n")
         return DONE if not (figures["lost"] or figures["applied_twice"] or figures["uncovered"]) else FAILED
@@ -86,7 +86,7 @@ class _Run:
     def __init__(self, demo: Demo, directory: Path) -> None:
         self._demo = demo
         self._directory = directory
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, soft_wrap=True)
 
     def run(self) -> dict[str, Any]:
         """Every step; the figures of the summary."""
@@ -106,14 +106,14 @@ class _Run:
             with self._step("workers") as say:
                 workers = stack.enter_context(self._workers(settings))
                 workers.await_lines(self._demo.workers, _PATIENCE_S, event="owns partitions")
-                say(f"{self._demo.workers} processes share {settings.partitions} partitions, log {workers.log}")
+                say(f"{self._demo.workers} processes share {settings.partitions} partitions")
             with self._step("import") as say:
                 import_items(settings, read_items(items_beside(path) or path))
                 imported = import_interactions(settings, past)
                 say(f"{imported.events:,} events acknowledged, {imported.events / imported.seconds:,.0f} events/s")
             with self._step("training", spin=False) as say:
-                model = self._train(settings, "training", show=True)
-                say(f"model {model['version']} from what is in Kafka, {_quality(model)}")
+                model = self._train(settings, "training")
+                say(f"from what is in Kafka, recall at 10 {_recall(model):.3f} on the newest events")
             with self._step("model") as say:
                 workers.await_lines(self._demo.workers, _PATIENCE_S, event="model in service", model=model["version"])
                 say("loaded, probed and in service in every worker")
@@ -145,9 +145,12 @@ class _Run:
         arguments += ["--data-dir", str(self._directory / "states"), "--history-length", str(_HISTORY_LENGTH)]
         return Program("stream_app", arguments, settings, self._directory / "workers.log")
 
-    def _train(self, settings: Settings, name: str, *, show: bool = False) -> dict[str, Any]:
+    def _train(self, settings: Settings, name: str, *, live: bool = False) -> dict[str, Any]:
+        """One retraining; its manifest. Beside live traffic it gives way to it, else it shows its progress bar."""
+        arguments = ["run", "--json", "--epochs", str(self._demo.epochs)]
+        arguments += ["--threads", "1"] if live else ["--log-level", "warning"]
         log = self._directory / f"{name}.log"
-        with Program("training", ["run", "--json"], settings, log, show=show, patient=not show) as training:
+        with Program("training", arguments, settings, log, show=not live, patient=live) as training:
             return training.result(_PATIENCE_S)
 
     def _live(self, settings: Settings, future: Interactions, listener: Listener) -> dict[str, Any]:
@@ -157,12 +160,14 @@ class _Run:
             def send(since: float, until: float) -> None:
                 replay(settings, count(future.part(since, until).events(), listener), self._demo.rate)
 
+            announced = end_offsets(settings, settings.models)
             send(0.0, _RETRAINING_AT)
-            retraining = pool.submit(self._train, settings, "retraining")
+            retraining = pool.submit(self._train, settings, "retraining", live=True)
             send(_RETRAINING_AT, _NEW_MODEL_BY)
-            retrained = retraining.result()
+            while not retraining.done() and end_offsets(settings, settings.models) == announced:
+                time.sleep(_POLL_S)
             send(_NEW_MODEL_BY, 1.0)
-            return retrained
+            return retraining.result()
 
     @contextmanager
     def _bar(self, total: int) -> Iterator[Callable[[Iterator[Event], Listener], Iterator[Event]]]:
@@ -286,5 +291,6 @@ def _swap_to_first_list_s(settings: Settings, version: int, received: Sequence[R
     return (min(at for list_, at in received if list_.model == version) - announced_ms[version]) / 1000
 
 
-def _quality(manifest: Mapping[str, Any]) -> str:
-    return f"recall at 10 {manifest['metrics']['validation_recall_at_10']:.3f} on the newest events"
+def _recall(manifest: Mapping[str, Any]) -> float:
+    recall: float = manifest["metrics"]["validation_recall_at_10"]
+    return recall

@@ -4,6 +4,7 @@
     catalogue.safetensors  embedding f32[N,D], bias f32[N], hash u64[N]
     items.msgpack          the N item ids, in row order
     probes.safetensors     rows i32[P,L] (right padded with -1), query f32[P,D], top i32[P,K]
+    weights.safetensors    the other parameters by name, for training to go on from; workers do not need it
     manifest.json
 
 The score of an item is its embedding times the query, plus its bias. A probe is a history with the query and the best
@@ -31,6 +32,7 @@ STEP: Final = "step.onnx"
 CATALOGUE: Final = "catalogue.safetensors"
 ITEMS: Final = "items.msgpack"
 PROBES: Final = "probes.safetensors"
+WEIGHTS: Final = "weights.safetensors"
 
 Version = Annotated[int, Field(gt=0, lt=1 << 64)]
 Positive = Annotated[int, Field(gt=0)]

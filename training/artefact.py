@@ -2,26 +2,30 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors import numpy as safetensors
 
 from schemas.artefact import (
     CATALOGUE,
     ITEMS,
     PROBES,
     STEP,
+    WEIGHTS,
     Manifest,
     Probes,
     build_catalogue,
+    decode_catalogue,
     encode_catalogue,
     encode_probes,
 )
 from schemas.artefact_store import ArtefactStore, described
-from training.model import LRURec
+from training.model import LRURec, Shape
 from training.step_graph import export_step, fold, load_step
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")
@@ -81,7 +85,7 @@ def build(
     arrays, ids = encode_catalogue(catalogue)
     step = export_step(model)
     probes = make_probes(step, catalogue.embedding, catalogue.bias, model.shape.state)
-    files = {STEP: step, CATALOGUE: arrays, ITEMS: ids, PROBES: encode_probes(probes)}
+    files = {STEP: step, CATALOGUE: arrays, ITEMS: ids, PROBES: encode_probes(probes), WEIGHTS: _encode_weights(model)}
     number = time.time_ns() // 1_000_000 if version_ms is None else version_ms
     manifest = Manifest(
         version=number,
@@ -91,11 +95,32 @@ def build(
         width=model.shape.width,
         state=model.shape.state,
         offsets=dict(offsets or {}),
-        parameters=dict(parameters or {}),
+        parameters=asdict(model.shape) | dict(parameters or {}),
         metrics=dict(metrics or {}),
         libraries={library: version(library) for library in LIBRARIES},
     )
     return Artefact(files, manifest)
+
+
+def load(manifest: Manifest, files: Mapping[str, bytes]) -> LRURec:
+    """The model that an artefact was built from, in evaluation mode.
+
+    Raises:
+        KeyError: the artefact has no WEIGHTS, or its parameters lack the shape.
+        RuntimeError: the weights are of another shape.
+    """
+    model = LRURec(Shape(**{field.name: manifest.parameters[field.name] for field in fields(Shape)}))
+    catalogue = decode_catalogue(files[CATALOGUE], files[ITEMS])
+    arrays = {"embedding.weight": catalogue.embedding, "bias": catalogue.bias} | safetensors.load(files[WEIGHTS])
+    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+    return model.eval()
+
+
+def _encode_weights(model: LRURec) -> bytes:
+    """All parameters but those that the catalogue holds."""
+    arrays = {name: parameter.numpy() for name, parameter in model.state_dict().items()}
+    del arrays["embedding.weight"], arrays["bias"]
+    return safetensors.save(arrays)
 
 
 def make_probes(

@@ -46,7 +46,6 @@ def retrain_once(run: Run) -> Manifest:
         histories.item_ids,
         offsets=reading.offsets,
         parameters=asdict(run.recipe)
-        | asdict(trained.model.shape)
         | {"device": device.name, "split": run.split, "holdout": run.holdout, "catch_up": run.catch_up},
         metrics=trained.metrics | counts | {"seconds": time.monotonic() - began},
     )

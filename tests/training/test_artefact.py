@@ -9,7 +9,7 @@ from schemas.artefact import CATALOGUE, ITEMS, MANIFEST, PROBES, STEP, decode_ca
 from schemas.artefact_store import ArtefactStore
 from schemas.malformed import Malformed
 from stream_app.model import load_model
-from training.artefact import PROBE_COUNT, PROBE_LENGTH, Artefact, NotFinite, build
+from training.artefact import PROBE_COUNT, PROBE_LENGTH, Artefact, NotFinite, build, load
 from training.model import LRURec, Shape
 from training.step_graph import GraphMismatch, load_step
 
@@ -43,10 +43,17 @@ def test_the_manifest_says_what_the_model_is_and_where_it_comes_from(artefact: A
     assert (manifest.items, manifest.width, manifest.state) == (12, 16, 32)
     assert (manifest.offsets, manifest.parameters, manifest.metrics) == (
         {"0": 7},
-        {"epochs": 3},
+        {"items": 12, "width": 16, "units": 8, "blocks": 2, "epochs": 3},
         {"recall_at_10": 0.5},
     )
     assert manifest.libraries["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_an_artefact_gives_back_the_model_that_it_was_built_from(artefact: Artefact) -> None:
+    loaded, model = load(artefact.manifest, artefact.files), new_model()
+    for (name, expected), (same, found) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
+        assert name == same
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_probes_hold_what_the_step_gives_from_the_zero_state(artefact: Artefact) -> None:
