@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.settings import Settings
 
-TIMEOUT_S = 30.0
+TIMEOUT_S: Final = 30.0
+_RETRY_S: Final = 0.2
 
 
 class TopicDescription(NamedTuple):
@@ -21,8 +22,8 @@ class TopicDescription(NamedTuple):
 
 def client_config(settings: Settings) -> dict[str, Any]:
     """What every confluent-kafka client needs to reach the cluster."""
-    # warnings and worse: at its usual level the library reports its own tidying up
-    return {"bootstrap.servers": settings.broker, "reconnect.backoff.max.ms": 1000, "log_level": 4}
+    # what goes wrong is raised; the library's own lines on stderr, 20 a second in an outage, would say it again
+    return {"bootstrap.servers": settings.broker, "reconnect.backoff.max.ms": 1000, "log_level": 2}
 
 
 def producer_config(settings: Settings) -> dict[str, Any]:
@@ -76,10 +77,18 @@ def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int
     """First offset and end offset of a partition, as `read_committed` sees them.
 
     Raises:
-        KafkaException: the cluster cannot be reached.
+        KafkaException: no answer for 30 s; a broker that comes back does not know its partitions at once.
     """
-    low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_S)
-    return low, high
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_S)
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return low, high
 
 
 def read_range(
@@ -93,17 +102,25 @@ def read_range(
         KafkaException: the cluster cannot be reached, or `start` is outside the log.
         TimeoutError: no progress for 30 s.
     """
-    consumer = Consumer(consumer_config(settings))
+    if start >= end:
+        return
+    # the client tells the log's end itself: the last offset may be a transaction's marker, which it never delivers
+    consumer = Consumer(consumer_config(settings) | {"enable.partition.eof": True})
     try:
-        here = TopicPartition(topic, partition)
+        consumer.list_topics(topic, TIMEOUT_S)  # else the client finds the partition's leader half a second later
         consumer.assign([TopicPartition(topic, partition, start)])
         position, deadline = start, time.monotonic() + TIMEOUT_S
         while position < end:
-            messages = consumer.consume(batch, 0.2)
-            for message in messages:
-                if (error := message.error()) is not None:
+            messages, reached = [], position
+            for message in consumer.consume(min(batch, end - position), 0.2):
+                error = message.error()
+                if error is None:
+                    messages.append(message)
+                    reached = (message.offset() or 0) + 1
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    reached = message.offset() or 0
+                else:
                     raise KafkaException(error)
-            reached = consumer.position([here])[0].offset
             if reached > position:
                 position, deadline = reached, time.monotonic() + TIMEOUT_S
             elif time.monotonic() > deadline:

@@ -22,9 +22,7 @@ def configure(level: str, **context: Any) -> None:
     ]
     person = sys.stderr.isatty()
     final: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
-        if person
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [structlog.dev.ConsoleRenderer()] if person else [_tracebacks, structlog.processors.JSONRenderer()]
     )
     ours = logging.getLogger("recommender")
     ours.setLevel(level)
@@ -47,6 +45,9 @@ def configure(level: str, **context: Any) -> None:
     root.setLevel(logging.INFO if level == "DEBUG" else level)
     for library in ("aiokafka", "faust", "mode", "kafka"):
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+_tracebacks = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
 class _Repeats(logging.Filter):
