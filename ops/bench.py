@@ -97,15 +97,12 @@ def _produce(settings: Settings, events: int, catalogue: int) -> None:
 
 def _publish_model(settings: Settings, catalogue: int) -> None:
     """A model of the usual shape: its speed does not depend on what it has learned."""
-    # imported only now: it loads torch
-    import torch
-
+    # imported only now: they load torch
     from schemas.artefact_store import ArtefactStore
     from training.artefact import build
     from training.champion import publish
     from training.model import LRURec, Shape
 
-    torch.manual_seed(0)
     artefact = build(LRURec(Shape(items=catalogue)), [f"item-{item}" for item in range(catalogue)])
     artefact.write(ArtefactStore(settings.artefact_store))
     publish(settings, artefact.manifest)
