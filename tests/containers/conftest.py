@@ -10,9 +10,9 @@ from testcontainers.core.network import Network
 from tests.containers.apache_kafka import ApacheKafka
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def network() -> Iterator[Network]:
-    """A network that the session's containers share."""
+    """A network that the containers of these tests share."""
     try:
         docker.from_env().ping()
     except DockerException as error:
@@ -21,8 +21,8 @@ def network() -> Iterator[Network]:
         yield network
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kafka(network: Network) -> Iterator[ApacheKafka]:
-    """The session's broker."""
+    """The broker of these tests; it goes before the tests of other folders begin."""
     with ApacheKafka(network) as broker:
         yield broker
