@@ -87,9 +87,11 @@ def run_command(program: str, command: type[Command], arguments: Sequence[str]) 
         return command(_cli_parse_args=list(arguments), _cli_prog_name=program).run()
     except ValidationError as error:
         for problem in error.errors():
-            field = ".".join(map(str, problem["loc"]))
+            # a rule about several fields has no location, and its message names them
+            field = "".join(f"{part}: " for part in problem["loc"])
+            message = problem["msg"].lower().removeprefix("value error, ")
             wrong = f", got {problem['input']!r}" if problem["loc"] and "input" in problem else ""
-            print(f"{program}: {field}: {problem['msg'].lower()}{wrong}", file=sys.stderr)
+            print(f"{program}: {field}{message}{wrong}", file=sys.stderr)
     except (SettingsError, Refused) as error:
         print(f"{program}: {error}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -1,7 +1,8 @@
 from pathlib import Path
+from typing import Self
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.settings import DONE, FAILED, REFUSED, Command, Refused, run, run_command
 
@@ -77,6 +78,18 @@ def test_a_wrong_value_is_one_line_and_status_2(
     line = one_line(capsys.readouterr().err)
     assert line.startswith(f"python -m x show: {field}: ")
     assert line.endswith(f", got {value!r}\n")
+
+
+def test_a_rule_about_several_settings_speaks_for_itself(capsys: pytest.CaptureFixture[str]):
+    class Ordered(Show):
+        @model_validator(mode="after")
+        def _partitions_suffice(self) -> Self:
+            if self.partitions < self.replication:
+                raise ValueError("partitions must be at least replication")
+            return self
+
+    assert run_command("x", Ordered, ["--partitions", "2", "--replication", "3"]) == REFUSED
+    assert one_line(capsys.readouterr().err) == "x: partitions must be at least replication\n"
 
 
 def test_a_wrong_value_in_the_environment_is_one_line_and_status_2(
