@@ -294,6 +294,17 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             # would not hear that the thread has ended, and wait for it for a minute
             self.log.warning("stopped while a broker was away")
 
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Seek all partitions to their committed offsets, those that have none to the first ones of the log.
+
+        aiokafka leaves the latter where they are: behind records that were fetched and dropped, which would be lost.
+        """
+        consumer = self._ensure_consumer()
+        committed: Mapping[TP, int] = await super().seek_to_committed()
+        if new := [tp for tp, offset in committed.items() if not offset]:
+            await self.call_thread(consumer.seek_to_beginning, *new)
+        return committed
+
     async def start_position(self, tp: TP) -> int:
         """Where this generation starts to read: the committed offset, else the first one of the log."""
         consumer, aiokafka_tp = self._ensure_consumer(), aiokafka.TopicPartition(*tp)
