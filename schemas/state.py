@@ -24,6 +24,8 @@ FORGOTTEN: Final = 1
 RECENT_EVENT_IDS: Final = 32
 """an event id is known as a repeat among this many last ones of its user"""
 NO_MODEL: Final = 0
+CHANGELOG_IDENTITY: Final = b"\xffidentity"
+"""key of the changelog's own record, which says what its states depend on: not UTF-8, so no user has it"""
 
 _HEADER: Final = Struct("<BBQqqQIBHH")
 _HASH: Final = Struct("<Q")

@@ -121,7 +121,7 @@ def advance(
         marks.append(len(kinds))
         owed.append(Owed(Cause.EVENT, last_offset, last_time_ms, event_id, len(kinds)))
 
-    forgotten = forgotten or bool(replayed and flags & FORGOTTEN)
+    forgotten = forgotten or bool(flags & FORGOTTEN and (replayed or not changes))
     if not owed and not flags & FORGOTTEN and (replayed or not changes):
         marks.append(len(kinds))
         owed.append(Owed(again, last_offset, last_time_ms, event_id, len(kinds)))

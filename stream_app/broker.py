@@ -46,6 +46,10 @@ class NotOwner(Exception):
     """The group gave the partition to another worker: stop at once, without another write."""
 
 
+class BrokerAway(Exception):
+    """No broker answered for long: trying again later may help."""
+
+
 class Broker(Protocol):
     """The output topics and the changelog; every method raises when Kafka does not answer for long."""
 
@@ -63,7 +67,11 @@ class Broker(Protocol):
         """
 
     def changelog_range(self, partition: int) -> tuple[int, int]:
-        """First offset and end offset of the changelog partition."""
+        """First offset and end offset of the changelog partition.
+
+        Raises:
+            BrokerAway: no broker answered.
+        """
 
     def read_changelog(
         self, partition: int, start: int, end: int

@@ -1,7 +1,7 @@
 """The engine: from fetched events to durable states and acknowledged lists. Knows no Faust.
 
-One lock: rounds, ownership changes and swaps never overlap. Any exception leaves the stores as they were before the
-round; the process must end, uncommitted, and the events come again.
+One lock: rounds, ownership changes and swaps never overlap. After any exception the process must end, uncommitted: the
+events come again, and what a store has of them already is not applied twice.
 """
 
 import threading
@@ -18,7 +18,7 @@ from schemas import state
 from schemas.recommendation import Cause
 from schemas.state import NO_MODEL, StateRecord
 from stream_app.advance import Advanced, Change, advance
-from stream_app.broker import Broker, Confirm, DeadLetter, NotOwner, Outgoing, Record
+from stream_app.broker import Broker, BrokerAway, Confirm, DeadLetter, NotOwner, Outgoing, Record
 from stream_app.fold import fold
 from stream_app.intake import take_in
 from stream_app.lists import Wanted, encode_json, encode_msgpack
@@ -87,7 +87,7 @@ class Engine:
         self._broker = broker
         self._confirm = confirm
         self._clock = clock
-        self._table = UserTable(store_directory(settings), broker, confirm)
+        self._table = UserTable(store_directory(settings), broker, confirm, settings.history_length)
         self._model: Model | None = None
         self._previous: Model | None = None
         self._unavailable: Collection[int] = ()
@@ -134,8 +134,8 @@ class Engine:
 
     def swap(self, model: Model) -> None:
         """Serve `model` from the next round on; states of the present one move over as their users come."""
-        model.set_unavailable(self._unavailable)
         with self._lock:
+            model.set_unavailable(self._unavailable)
             self._previous, self._model = self._model, model
 
     def set_unavailable(self, item_hashes: Collection[int]) -> None:
@@ -153,7 +153,7 @@ class Engine:
             NotOwner: the group gave a partition to another worker.
         """
         with self._lock:
-            overtaken = [partition for partition in self._table.partitions if self._table.overtaken(partition)]
+            overtaken = [partition for partition in self._table.partitions if self._overtaken(partition)]
             self._send_again({partition: self._heal(partition) for partition in overtaken})
 
     def close(self) -> None:
@@ -161,6 +161,13 @@ class Engine:
         with self._lock:
             for partition in self._table.partitions:
                 self._table.close(partition)
+
+    def _overtaken(self, partition: int) -> bool:
+        try:
+            return self._table.overtaken(partition)
+        except BrokerAway as away:
+            _log.warning("the changelog cannot be looked at", partition=partition, error=str(away))
+            return False
 
     def _send_again(self, users: Mapping[int, Collection[bytes]]) -> None:
         if any(users.values()):

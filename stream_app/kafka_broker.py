@@ -2,15 +2,19 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 
 from schemas.kafka import consumer_config, describe_topics, producer_config, read_range, watermarks
 from schemas.settings import Settings
-from stream_app.broker import DeadLetter, Identity, Outgoing
+from stream_app.broker import BrokerAway, DeadLetter, Identity, Outgoing
 
 _MAX_DEAD_LETTER_BYTES: Final = 512 * 1024
+_MAX_DEAD_KEY_BYTES: Final = 1024
+"""a broker takes a record of 1 MB by default: what is too large to read must not be too large to put aside"""
+_QUEUE_WAIT_S: Final = 0.1
+"""while the client's queue is full"""
 _DELIVERY_TIMEOUT_S: Final = 300.0
 _OnDelivery = Callable[[KafkaError | None, Message], None]
 
@@ -63,8 +67,15 @@ class KafkaBroker:
         return offsets
 
     def changelog_range(self, partition: int) -> tuple[int, int]:
-        """First offset and end offset of the changelog partition."""
-        return watermarks(self._watcher, self._settings.changelog, partition)
+        """First offset and end offset of the changelog partition.
+
+        Raises:
+            BrokerAway: no answer within 30 s.
+        """
+        try:
+            return watermarks(self._watcher, self._settings.changelog, partition)
+        except KafkaException as error:
+            raise BrokerAway(f"{self._settings.changelog}[{partition}]: {error}") from error
 
     def read_changelog(
         self, partition: int, start: int, end: int
@@ -85,28 +96,39 @@ class KafkaBroker:
     def _produce(
         self, topic: str, partition: int, pairs: Sequence[tuple[bytes, bytes | None]], on_delivery: _OnDelivery
     ) -> None:
-        messages = [{"key": key, "value": value} for key, value in pairs]
+        messages: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in pairs]
         while messages:
             queued = self._producer.produce_batch(topic, messages, partition=partition, on_delivery=on_delivery)
             if queued == len(messages):
                 return
-            messages = [message for message in messages if message.pop("_error", None) is not None]
-            self._producer.poll(0.1)  # the queue is full: wait for acknowledgements
+            failed = [(message, error) for message in messages if (error := message.pop("_error", None)) is not None]
+            for _, error in failed:
+                if error.code() != KafkaError._QUEUE_FULL:
+                    raise KafkaException(error)
+            messages = [message for message, _ in failed]
+            self._producer.poll(_QUEUE_WAIT_S)
 
     def _produce_dead_letter(self, partition: int, letter: DeadLetter, on_delivery: _OnDelivery) -> None:
-        record, value = letter.record, letter.record.value
+        key, value = letter.record.key, letter.record.value
         headers = {
             "reason": letter.reason,
             "topic": self._settings.interactions,
             "partition": str(partition),
-            "offset": str(record.offset),
+            "offset": str(letter.record.offset),
+            "key_size": str(len(key or b"")),
             "size": str(len(value or b"")),
         }
-        self._producer.produce(
-            self._settings.dead_letters,
-            key=record.key,
-            value=value[:_MAX_DEAD_LETTER_BYTES] if value else value,
-            partition=partition,
-            headers=list(headers.items()),
-            on_delivery=on_delivery,
-        )
+        while True:
+            try:
+                self._producer.produce(
+                    self._settings.dead_letters,
+                    key=key and key[:_MAX_DEAD_KEY_BYTES],
+                    value=value and value[:_MAX_DEAD_LETTER_BYTES],
+                    partition=partition,
+                    headers=list(headers.items()),
+                    on_delivery=on_delivery,
+                )
+            except BufferError:
+                self._producer.poll(_QUEUE_WAIT_S)
+            else:
+                return

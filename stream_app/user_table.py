@@ -16,12 +16,10 @@ from typing import Final, NamedTuple
 import structlog
 
 from schemas.settings import Refused
-from schemas.state import FORMAT, decode_last_offset
-from stream_app.broker import Broker, Confirm, Identity, NotOwner, Outgoing
+from schemas.state import CHANGELOG_IDENTITY, FORMAT, decode_last_offset
+from stream_app.broker import Broker, Confirm, NotOwner, Outgoing
 from stream_app.store import Store
 
-_IDENTITY_KEY: Final = b"\xffidentity"
-"""of the changelog's own record: not UTF-8, so no user has it"""
 _ATTEMPTS: Final = 3
 _REPORT_S: Final = 2.0
 _log = structlog.get_logger()
@@ -39,11 +37,12 @@ class Recovered(NamedTuple):
 class UserTable:
     """State records by partition and user key."""
 
-    def __init__(self, directory: Path, broker: Broker, confirm: Confirm) -> None:
-        """Keep the stores in `directory`, one folder a partition."""
+    def __init__(self, directory: Path, broker: Broker, confirm: Confirm, history_length: int) -> None:
+        """Keep the stores in `directory`, one folder a partition; what they hold depends on `history_length`."""
         self._directory = directory
         self._broker = broker
         self._confirm = confirm
+        self._history_length = history_length
         self._stores: dict[int, Store] = {}
 
     @property
@@ -58,13 +57,13 @@ class UserTable:
             Refused: the store or the changelog belongs to other topics, or the store is ahead of its changelog.
             NotOwner: records must be healed, but the partition belongs to another worker by now.
         """
-        identity = self._broker.identity()
+        identity = self._identity()
         store = Store(self._directory / str(partition))
         try:
             _refuse_other_world(store, identity)
             recovered = self._catch_up(store, partition, identity)
             if store.identity is None:
-                store.identity = _in_store(identity)
+                store.identity = identity.in_store
         except BaseException:
             store.close()
             raise
@@ -107,14 +106,26 @@ class UserTable:
         """
         if not self._confirm(partition):
             raise NotOwner(f"partition {partition} belongs to another worker")
-        return self._catch_up(self._stores[partition], partition, self._broker.identity())
+        return self._catch_up(self._stores[partition], partition, self._identity())
 
-    def _catch_up(self, store: Store, partition: int, identity: Identity) -> Recovered:
-        own_record = {_IDENTITY_KEY: _on_changelog(identity)}
+    def _identity(self) -> "_Identity":
+        """What the states depend on, as the store and, without its own topic's id, the changelog keep it."""
+        of_topics = self._broker.identity()
+        shared = {
+            "format": FORMAT,
+            "history_length": self._history_length,
+            "interactions": of_topics.interactions,
+            "partitions": of_topics.partitions,
+        }
+        own = {**shared, "changelog": of_topics.changelog}
+        return _Identity(json.dumps(shared).encode(), json.dumps(own).encode())
+
+    def _catch_up(self, store: Store, partition: int, identity: "_Identity") -> Recovered:
+        own_record = {CHANGELOG_IDENTITY: identity.on_changelog}
         records, healed = 0, set[bytes]()
         for _ in range(_ATTEMPTS):
             new = store.changelog_position == 0
-            replay = self._replay(store, partition, own_record[_IDENTITY_KEY])
+            replay = self._replay(store, partition, identity.on_changelog)
             records += replay.records
             again = {key: value for key, value in zip(replay.stale, store.get(replay.stale), strict=True) if value}
             if new and not replay.identified:
@@ -139,12 +150,12 @@ class UserTable:
         started = reported = time.monotonic()
         for position, batch in self._broker.read_changelog(partition, store.changelog_position, end):
             newest = _newest(batch, stale)
-            if (found := newest.pop(_IDENTITY_KEY, None)) is not None:
+            if (found := newest.pop(CHANGELOG_IDENTITY, None)) is not None:
                 identified = True
                 if found != identity:
                     raise Refused(
-                        f"changelog partition {partition} belongs to {found.decode()}, "
-                        f"the topics are {identity.decode()}: give RECOMMENDER_APP a new name to process the log again"
+                        f"changelog partition {partition} belongs to {found.decode()}, now there are "
+                        f"{identity.decode()}: give RECOMMENDER_APP a new name to process the log again"
                     )
             if store.changelog_position > 0:
                 _keep_newer(store, newest, stale)
@@ -158,6 +169,11 @@ class UserTable:
         if store.changelog_position < end:  # nothing but a gap at the end
             store.write({}, end)
         return _Replay(records, sorted(stale), identified)
+
+
+class _Identity(NamedTuple):
+    on_changelog: bytes
+    in_store: bytes
 
 
 class _Replay(NamedTuple):
@@ -198,20 +214,11 @@ def _continues(position: int, offsets: list[int], count: int) -> bool:
     return len(offsets) == count and (not count or (min(offsets) == position and max(offsets) == position + count - 1))
 
 
-def _on_changelog(identity: Identity) -> bytes:
-    fields = {"format": FORMAT, "interactions": identity.interactions, "partitions": identity.partitions}
-    return json.dumps(fields).encode()
-
-
-def _in_store(identity: Identity) -> bytes:
-    return json.dumps({"format": FORMAT, **identity._asdict()}).encode()
-
-
-def _refuse_other_world(store: Store, identity: Identity) -> None:
-    found, expected = store.identity, _in_store(identity)
-    if found not in (None, expected):
+def _refuse_other_world(store: Store, identity: _Identity) -> None:
+    found = store.identity
+    if found not in (None, identity.in_store):
         raise Refused(
-            f"{store.path} belongs to {(found or b'').decode()}, the topics are {expected.decode()}: "
+            f"{store.path} belongs to {(found or b'').decode()}, now there are {identity.in_store.decode()}: "
             f"remove {store.path} to rebuild it from the changelog"
         )
 

@@ -250,5 +250,11 @@ def test_replayed_events_of_a_forgotten_user_owe_nothing_but_the_forgetting():
     assert not advanced.changed
 
 
+def test_a_forgotten_user_that_is_healed_is_owed_the_forgetting_and_no_list():
+    healed = advance(applied([event(0), forget(1)]), (), WINDOW, rebase=False, again=Cause.HEAL)
+    assert healed.forgotten
+    assert healed.owed == []
+
+
 def test_a_forgotten_user_is_owed_no_list_without_an_event():
     assert advance(applied([event(0), forget(1)]), (), WINDOW, rebase=True).owed == []

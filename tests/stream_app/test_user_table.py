@@ -48,8 +48,8 @@ class Cluster(WorkerBroker):
         """An offset without a record: a transaction's marker, or what compaction took."""
         self.world.end[0] += 1
 
-    def table(self, name: str = "own") -> UserTable:
-        return UserTable(self.world.directory / name, self, self.confirm)
+    def table(self, name: str = "own", history_length: int = 100) -> UserTable:
+        return UserTable(self.world.directory / name, self, self.confirm, history_length)
 
     @property
     def entries(self) -> list[Entry]:
@@ -95,6 +95,13 @@ def test_what_was_stored_is_there_after_a_restart_without_reading_the_changelog(
     assert table.open(0) == Recovered(0, set())
     assert (offset_of(table, "u"), offset_of(table, "v"), offset_of(table, "w")) == (3, 4, None)
     assert table.input_position(0) == 5
+
+
+@pytest.mark.parametrize("disk", ["own", "new disk"])
+def test_another_history_length_is_refused_since_the_states_depend_on_it(cluster: Cluster, disk: str):
+    opened_once(cluster)
+    with pytest.raises(Refused, match=r'"history_length": 100.*"history_length": 50'):
+        cluster.table(disk, history_length=50).open(0)
 
 
 def test_a_lost_disk_is_rebuilt_from_the_changelog(cluster: Cluster):

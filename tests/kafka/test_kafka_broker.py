@@ -1,0 +1,49 @@
+import pytest
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from ops.audit import end_offsets
+from schemas.kafka import consumer_config
+from schemas.settings import Settings
+from stream_app.broker import DeadLetter, Outgoing, Record
+from stream_app.kafka_broker import KafkaBroker
+
+
+def first(settings: Settings, topic: str, partition: int) -> Message:
+    consumer = Consumer(consumer_config(settings))
+    consumer.assign([TopicPartition(topic, partition, 0)])
+    message = consumer.poll(30)
+    consumer.close()
+    assert message is not None
+    assert message.error() is None
+    return message
+
+
+def test_the_offsets_of_delivered_states_are_those_of_the_changelog(created: Settings):
+    broker = KafkaBroker(created)
+    assert broker.send({1: Outgoing(states=[(b"u", b"1"), (b"v", b"2")]), 2: Outgoing(lists=[(b"w", b"3")])}) == {
+        1: [0, 1],
+        2: [],
+    }
+    assert broker.changelog_range(1) == (0, 2)
+    assert list(broker.read_changelog(1, 0, 2)) == [(2, [(b"u", b"1"), (b"v", b"2")])]
+    assert end_offsets(created, created.recommendations)[2] == 1
+
+
+def test_a_record_that_no_broker_takes_ends_the_round_instead_of_being_tried_for_ever(created: Settings):
+    with pytest.raises(KafkaException, match="MSG_SIZE_TOO_LARGE"):
+        KafkaBroker(created).send({0: Outgoing(lists=[(b"u", bytes(2_000_000))])})
+
+
+def test_a_dead_letter_fits_into_a_record_whatever_its_key_and_value(created: Settings):
+    record = Record(7, bytes(900_000), bytes(900_000), 0)
+    KafkaBroker(created).send({3: Outgoing(dead_letters=[DeadLetter(record, "too large")])})
+    found = first(created, created.dead_letters, 3)
+    assert dict(found.headers() or []) == {
+        "reason": b"too large",
+        "topic": created.interactions.encode(),
+        "partition": b"3",
+        "offset": b"7",
+        "key_size": b"900000",
+        "size": b"900000",
+    }
+    assert (len(found.key() or b""), len(found.value() or b"")) == (1024, 512 * 1024)
