@@ -34,7 +34,7 @@ _POLL_S: Final = 0.05
 
 
 class Bench(Report):
-    """time a worker on a real broker on this machine; throughput: catching up, beside a bare consume and produce"""
+    """time a worker that catches up, beside a bare consume and produce"""
 
     what: CliPositionalArg[Literal["throughput"]] = Field(description="what to time")
     events: int = Field(200_000, ge=10_000, description="events to catch up on, of 20,000 users (Zipf)")
