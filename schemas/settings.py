@@ -4,11 +4,13 @@ A command is a `Settings` class with a docstring and a `run` method. Its fields 
 the environment (`RECOMMENDER_*`), then from a `.env` file, then from their defaults; `--help` shows them all.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -55,6 +57,15 @@ class Settings(BaseSettings):
         """Topic of the users' state records."""
         return f"{self.app}-users-changelog"
 
+    def environment(self) -> dict[str, str]:
+        """All settings as a child process reads them from its environment; None is left out."""
+        prefix = self.model_config["env_prefix"]
+        values = self.model_dump(mode="json", exclude_none=True)
+        return {
+            f"{prefix}{name}".upper(): value if isinstance(value, str) else json.dumps(value)
+            for name, value in values.items()
+        }
+
 
 class Command(Settings):
     """A command of a program; its docstring is its help."""
@@ -84,17 +95,27 @@ def run(program: str, commands: Mapping[str, type[Command]], arguments: Sequence
 def run_command(program: str, command: type[Command], arguments: Sequence[str]) -> int:
     """Parse `arguments` into `command` and run it; see `run`."""
     try:
-        return command(_cli_parse_args=list(arguments), _cli_prog_name=program).run()
+        parsed = command(_cli_parse_args=list(arguments), _cli_prog_name=program)
     except ValidationError as error:
         for problem in error.errors():
-            # a rule about several fields has no location, and its message names them
-            field = "".join(f"{part}: " for part in problem["loc"])
-            message = problem["msg"].lower().removeprefix("value error, ")
-            wrong = f", got {problem['input']!r}" if problem["loc"] and "input" in problem else ""
-            print(f"{program}: {field}{message}{wrong}", file=sys.stderr)
-    except (SettingsError, Refused) as error:
+            print(f"{program}: {_told(problem)}", file=sys.stderr)
+        return REFUSED
+    except SettingsError as error:
         print(f"{program}: {error}", file=sys.stderr)
+        return REFUSED
+    try:
+        return parsed.run()
+    except Refused as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return REFUSED
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    return REFUSED
+
+
+def _told(problem: ErrorDetails) -> str:
+    # a rule about several fields has no location, and its message names them
+    field = "".join(f"{part}: " for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    wrong = f", got {problem['input']!r}" if problem["loc"] and "input" in problem else ""
+    return f"{field}{message[:1].lower()}{message[1:]}{wrong}"

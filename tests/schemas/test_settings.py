@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from schemas.settings import DONE, FAILED, REFUSED, Command, Refused, run, run_command
 
@@ -90,6 +90,37 @@ def test_a_rule_about_several_settings_speaks_for_itself(capsys: pytest.CaptureF
 
     assert run_command("x", Ordered, ["--partitions", "2", "--replication", "3"]) == REFUSED
     assert one_line(capsys.readouterr().err) == "x: partitions must be at least replication\n"
+
+
+def test_a_pattern_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]):
+    class Cased(Show):
+        name: str = Field("A", pattern="^[A-Z]+$", description="upper case")
+
+    assert run_command("x", Cased, ["--name", "b"]) == REFUSED
+    assert one_line(capsys.readouterr().err) == "x: name: string should match pattern '^[A-Z]+$', got 'b'\n"
+
+
+def test_a_failure_of_the_command_is_not_reported_as_a_wrong_setting():
+    class Failing(Show):
+        def run(self) -> int:
+            Show(partitions=0)
+            return DONE
+
+    with pytest.raises(ValidationError):
+        run_command("x", Failing, [])
+
+
+def test_a_child_reads_the_same_settings_from_its_environment(monkeypatch: pytest.MonkeyPatch):
+    class Rich(Show):
+        rate: float | None = Field(None, description="events/s")
+        home: Path = Field(Path("a"), description="directory")
+        ports: list[int] = Field([], description="ports")
+
+    mine = Rich(fail=True, home=Path("/b"), ports=[1, 2], broker="b:1", app="12")
+    for name, value in mine.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Rich() == mine
+    assert "RECOMMENDER_RATE" not in mine.environment()
 
 
 def test_a_wrong_value_in_the_environment_is_one_line_and_status_2(
