@@ -19,6 +19,12 @@ class WorkerSettings(Command):
     )
     data_dir: Path = Field(Path("data"), description="directory of the users' states, one folder per worker id inside")
     processes: int = Field(1, ge=1, le=256, description="workers to run and restart; more than one get numbered ids")
+    threads: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="threads that step and rank in one worker; for more cores rather take more processes",
+    )
     history_length: int = Field(
         100, ge=2, le=10_000, description="events W that a history keeps at least once it is full (at most 3/2 W), even"
     )
@@ -29,7 +35,7 @@ class WorkerSettings(Command):
     )
     round_records: int = Field(5_000, ge=1, le=100_000, description="records that one round takes at most, roughly")
     rebase_steps: int = Field(
-        20_000, ge=0, description="model steps that one round spends on states of the previous model; bounds its pause"
+        20_000, ge=1, description="model steps that one round spends on states of the previous model; bounds its pause"
     )
     session_timeout_s: float = Field(30.0, ge=6, description="seconds after which a silent worker loses its partitions")
     commit_interval_s: float = Field(1.0, gt=0, description="seconds between commits of the input position")
@@ -37,7 +43,12 @@ class WorkerSettings(Command):
     skip_records: str = Field(
         "", pattern=r"^(\d+:\d+(,\d+:\d+)*)?$", description="partition:offset[,...] to dead-letter unread"
     )
-    web_port: int = Field(0, ge=0, le=65_535, description="port of Faust's HTTP server on localhost, 0 for none")
+    web_port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="port of Faust's HTTP server on localhost, 0 for none; several workers take it and the next ones",
+    )
 
     @model_validator(mode="after")
     def _history_length_is_even(self) -> Self:

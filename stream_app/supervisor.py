@@ -49,15 +49,15 @@ class _Supervisor:
             loop.add_signal_handler(stop, self._stopping.set)
         async with asyncio.TaskGroup() as group:
             for number in range(self._settings.processes):
-                group.create_task(self._keep(f"{self._settings.worker_id}-{number}"))
+                group.create_task(self._keep(_child(self._settings, number)))
         return self._status
 
-    async def _keep(self, worker_id: str) -> None:
+    async def _keep(self, child: WorkerSettings) -> None:
         """Run one worker again and again until everything stops."""
-        log, loop, pause_s = _log.bind(child=worker_id), asyncio.get_running_loop(), _FIRST_PAUSE_S
+        log, loop, pause_s = _log.bind(child=child.worker_id), asyncio.get_running_loop(), _FIRST_PAUSE_S
         while not self._stopping.is_set():
             started = loop.time()
-            status = await self._run_once(worker_id)
+            status = await self._run_once(child)
             if self._stopping.is_set():
                 log.info("worker stopped", status=status)
             elif status == REFUSED:
@@ -70,15 +70,15 @@ class _Supervisor:
                 await self._stopped_within(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    async def _run_once(self, worker_id: str) -> int:
+    async def _run_once(self, child: WorkerSettings) -> int:
         process = await asyncio.create_subprocess_exec(
             *self._command,
-            env=os.environ | _environment(self._settings, worker_id),
+            env=os.environ | child.environment(),
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which passes it on once
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
-        _log.info("worker runs", child=worker_id, pid=process.pid)
+        _log.info("worker runs", child=child.worker_id, pid=process.pid)
         ended = asyncio.create_task(process.wait())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -87,7 +87,7 @@ class _Supervisor:
             process.terminate()
             await asyncio.wait({ended}, timeout=_STOP_S)
             if not ended.done():
-                _log.warning("worker does not end and is killed", child=worker_id, seconds=_STOP_S)
+                _log.warning("worker does not end and is killed", child=child.worker_id, seconds=_STOP_S)
                 process.kill()
         return await ended
 
@@ -99,11 +99,10 @@ class _Supervisor:
             pass
 
 
-def _environment(settings: WorkerSettings, worker_id: str) -> dict[str, str]:
-    """The settings of a child: all of them, so that nothing depends on how the supervisor got its own."""
-    child = settings.model_copy(update={"worker_id": worker_id, "processes": 1})
-    prefix = settings.model_config["env_prefix"]
-    return {f"{prefix}{name}".upper(): str(value) for name, value in child.model_dump(mode="json").items()}
+def _child(settings: WorkerSettings, number: int) -> WorkerSettings:
+    """All settings of a child, so that nothing depends on how the supervisor got its own."""
+    own = {"worker_id": f"{settings.worker_id}-{number}", "web_port": settings.web_port and settings.web_port + number}
+    return settings.model_copy(update=own | {"processes": 1})
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from stream_app.settings import WorkerSettings
-from stream_app.supervisor import _environment
+from stream_app.supervisor import _child
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,6 +35,17 @@ def test_a_child_gets_all_settings_of_its_supervisor(monkeypatch: pytest.MonkeyP
     mine = WorkerSettings(
         _env_file=None, processes=3, worker_id="w", data_dir=Path("/x"), partitions=5, emit="latest", skip_records="1:2"
     )
-    for name, value in _environment(mine, "w-2").items():
+    for name, value in _child(mine, 2).environment().items():
         monkeypatch.setenv(name, value)
     assert WorkerSettings(_env_file=None) == mine.model_copy(update={"worker_id": "w-2", "processes": 1})
+
+
+@pytest.mark.parametrize(("port", "ports"), [(0, [0, 0, 0]), (6066, [6066, 6067, 6068])])
+def test_every_child_has_a_web_port_of_its_own(port: int, ports: list[int]) -> None:
+    mine = WorkerSettings(_env_file=None, web_port=port)
+    assert [_child(mine, number).web_port for number in range(3)] == ports
+
+
+def test_a_round_spends_steps_on_states_of_the_previous_model() -> None:
+    with pytest.raises(ValidationError, match="rebase_steps"):
+        WorkerSettings(_env_file=None, rebase_steps=0)
