@@ -19,12 +19,6 @@ class WorkerSettings(Command):
     )
     data_dir: Path = Field(Path("data"), description="directory of the users' states, one folder per worker id inside")
     processes: int = Field(1, ge=1, le=256, description="workers to run and restart; more than one get numbered ids")
-    threads: int = Field(
-        1,
-        ge=1,
-        le=64,
-        description="threads that step and rank in one worker; for more cores rather take more processes",
-    )
     history_length: int = Field(
         100, ge=2, le=10_000, description="events W that a history keeps at least once it is full (at most 3/2 W), even"
     )
