@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -26,7 +26,7 @@ class Program:
     Args:
         module: of the project, e.g. ``stream_app``.
         arguments: of the command line.
-        settings: handed on through the environment.
+        settings: handed on through the environment, instead of those that this process got there.
         log: receives stdout and stderr.
         show: leave stderr on the terminal, for a progress bar.
         patient: give way to everything else on the machine.
@@ -45,7 +45,7 @@ class Program:
         self.log = log
         self._name = f"python -m {module}"
         self._command = [*(["nice", "-n", "10"] if patient else []), sys.executable, "-m", module, *arguments]
-        self._environment = os.environ | environment(settings)
+        self._environment = _without_settings(os.environ) | settings.environment()
         self._show = show
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -120,7 +120,6 @@ class Program:
         )
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """The settings as the environment of a program."""
-    prefix = settings.model_config["env_prefix"]
-    return {f"{prefix}{name}".upper(): str(getattr(settings, name)) for name in Settings.model_fields}
+def _without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    prefix = Settings.model_config["env_prefix"]
+    return {name: value for name, value in environment.items() if not name.upper().startswith(prefix)}
