@@ -6,20 +6,15 @@ topic of lists against it. It shares no code with the worker but the formats.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
-
-from confluent_kafka import Consumer
+from typing import NamedTuple
 
 from schemas import event, recommendation, state
 from schemas.item import item_hash
-from schemas.kafka import consumer_config, describe_topics, read_range, watermarks
+from schemas.kafka import end_offsets, read_topic
 from schemas.malformed import Malformed
 from schemas.recommendation import Recommendation
 from schemas.settings import Settings
-from schemas.state import RECENT_EVENT_IDS, StateRecord, kept_length
-
-_NOT_A_USER: Final = b"\xff"
-"""first byte of the changelog's own records"""
+from schemas.state import CHANGELOG_OWN, RECENT_EVENT_IDS, StateRecord, kept_length
 
 
 @dataclass(slots=True)
@@ -58,6 +53,9 @@ class Audit(NamedTuple):
 
 def audit(settings: Settings, window: int, covered_from: Mapping[int, int] | None = None) -> Audit:
     """Hold the changelog and the lists against the log, up to the ends of the topics as they are now.
+
+    The workers must be stopped or have caught up, and nothing of the log may have expired: what is still under way, or
+    gone from the log, shows as an error. So do records that a worker's `skip_records` left out: as lost.
 
     Args:
         settings: name the broker and the topics.
@@ -113,7 +111,7 @@ def read_states(settings: Settings) -> dict[bytes, StateRecord]:
     for _, _, key, value in _read(settings, settings.changelog):
         if value is None:
             newest.pop(key, None)
-        elif key[:1] != _NOT_A_USER:
+        elif not key.startswith(CHANGELOG_OWN):
             newest[key] = value
     return {key: state.decode(value) for key, value in newest.items()}
 
@@ -129,27 +127,8 @@ def read_lists(settings: Settings) -> dict[bytes, Recommendation]:
     return last
 
 
-def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
-    """End offset of each partition of a topic."""
-    consumer = Consumer(consumer_config(settings))
-    try:
-        partitions = describe_topics(settings, [topic])[topic].partitions
-        return {partition: watermarks(consumer, topic, partition)[1] for partition in range(partitions)}
-    finally:
-        consumer.close()
-
-
 def _read(settings: Settings, topic: str) -> Iterator[tuple[int, int, bytes, bytes | None]]:
     """Partition, offset, key and value of every record that a topic has now."""
-    consumer = Consumer(consumer_config(settings))
-    try:
-        ranges = {
-            partition: watermarks(consumer, topic, partition)
-            for partition in range(describe_topics(settings, [topic])[topic].partitions)
-        }
-    finally:
-        consumer.close()
-    for partition, (low, end) in ranges.items():
-        for messages in read_range(settings, topic, partition, low, end):
-            for message in messages:
-                yield partition, message.offset() or 0, message.key() or b"", message.value()
+    for partition, messages in read_topic(settings, topic, end_offsets(settings, topic)):
+        for message in messages:
+            yield partition, message.offset() or 0, message.key() or b"", message.value()

@@ -14,14 +14,14 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from ops.audit import audit, end_offsets
+from ops.audit import audit
 from ops.kafka import LocalKafka
 from ops.program import Program, ProgramFailed
 from ops.publisher import Publisher
-from ops.report import Report
 from ops.topics import admin, create
 from schemas.event import Event, encode
-from schemas.kafka import consumer_config, producer_config, watermarks
+from schemas.kafka import consumer_config, end_offsets, producer_config, watermarks
+from schemas.report import Report
 from schemas.settings import DONE, FAILED, Settings
 from schemas.topics import topics
 
@@ -48,7 +48,10 @@ class Bench(Report):
             LocalKafka(Path(name) / "kafka") as kafka,
         ):
             directory = Path(name)
-            settings = Settings(broker=kafka.bootstrap, partitions=_PARTITIONS, artefact_store=str(directory / "store"))
+            # not from the environment or a .env file, which are about another cluster
+            settings = Settings.model_construct(
+                broker=kafka.bootstrap, partitions=_PARTITIONS, artefact_store=str(directory / "store")
+            )
             with admin(settings.broker) as client:
                 create(client, topics(settings))
             _produce(settings, self.events, self.catalogue)

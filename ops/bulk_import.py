@@ -8,12 +8,12 @@ from typing import Final, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from ops.interactions import Interactions
 from ops.publisher import Publisher
 from ops.source import Source
 from ops.titles import items_beside, read_items
 from ops.topics import admin, require
 from schemas import event, item
+from schemas.inter_file import Interactions
 from schemas.item import Item
 from schemas.settings import DONE, Settings
 

@@ -23,10 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ops import movielens
-from ops.audit import Audit, audit, end_offsets
+from ops.audit import Audit, audit
 from ops.bulk_import import import_interactions, import_items
 from ops.distribution import KAFKA_VERSION
-from ops.interactions import Interactions, read_interactions
 from ops.kafka import LocalKafka
 from ops.live import Listener, LiveEvent, Received, count_hits, latencies_ms
 from ops.program import Program
@@ -35,7 +34,8 @@ from ops.titles import items_beside, read_items
 from ops.topics import admin, create
 from schemas.artefact import decode_manifest
 from schemas.event import Event, decode
-from schemas.kafka import read_range
+from schemas.inter_file import Interactions, read_interactions
+from schemas.kafka import end_offsets, read_range
 from schemas.settings import DONE, FAILED, Command, Settings
 from schemas.topics import topics
 

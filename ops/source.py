@@ -7,8 +7,8 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from ops import movielens
-from ops.interactions import Interactions, read_interactions
-from ops.report import Report
+from schemas.inter_file import Interactions, read_interactions
+from schemas.report import SHORTCUTS, Report
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -16,7 +16,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 class Source(Report):
     """Events out of a RecBole `.inter` file, all or a part of them."""
 
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(cli_shortcuts={"as-json": "json", "since": "from"})
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(cli_shortcuts=SHORTCUTS | {"since": "from"})
 
     file: CliPositionalArg[Path] = Field(
         description=f"RecBole .inter file, plain or gzipped; {movielens.NAME} fetches MovieLens 100K"

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from confluent_kafka import Consumer
-
-from ops.atomic_file import read
+from schemas.atomic_file import read
 from schemas.item import Item, decode, decode_key
-from schemas.kafka import consumer_config, describe_topics, read_range, watermarks
+from schemas.kafka import end_offsets, read_topic
 from schemas.settings import Refused, Settings
 
 
@@ -19,10 +17,10 @@ def read_items(path: Path) -> dict[str, Item]:
         Refused: the file cannot be read, or lacks the column `item_id` or a title.
     """
     items = {}
-    for row in read(path):
+    for row in read(path, "item_id"):
         title = next((column for column in row if column.endswith("title")), None)
-        if title is None or "item_id" not in row:
-            raise Refused(f"{path}: the header must name item_id and a title, it names {', '.join(row)}")
+        if title is None:
+            raise Refused(f"{path}: the header must name a title, it names {', '.join(row)}")
         attributes = {column: text for column, text in row.items() if text and column not in ("item_id", title)}
         items[row["item_id"]] = Item(row[title], attributes=attributes)
     return items
@@ -45,13 +43,8 @@ def read_titles(settings: Settings) -> dict[str, str]:
     """
     topic = settings.items
     titles: dict[str, str] = {}
-    consumer = Consumer(consumer_config(settings))
-    try:
-        for partition in range(describe_topics(settings, [topic])[topic].partitions):
-            for messages in read_range(settings, topic, partition, *watermarks(consumer, topic, partition)):
-                for message in messages:
-                    value = message.value()
-                    titles[decode_key(message.key())] = "" if value is None else decode(value).title
-    finally:
-        consumer.close()
+    for _, messages in read_topic(settings, topic, end_offsets(settings, topic)):
+        for message in messages:
+            value = message.value()
+            titles[decode_key(message.key())] = "" if value is None else decode(value).title
     return {item_id: title for item_id, title in titles.items() if title}

@@ -7,7 +7,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource
 from kafka.errors import KafkaTimeoutError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
-from schemas.settings import DONE, Command, Refused
+from schemas.report import Report
+from schemas.settings import DONE, Refused
 from schemas.topics import Topic, topics
 
 _TIMEOUT_S: Final = 10.0
@@ -103,7 +104,7 @@ def _policies(client: KafkaAdminClient, wanted: list[Topic]) -> dict[str, str]:
     return {name: config[_POLICY]["value"] for name, config in described.items()}
 
 
-class Topics(Command):
+class Topics(Report):
     """create the topics and check those that exist"""
 
     def run(self) -> int:
@@ -112,7 +113,13 @@ class Topics(Command):
         with admin(self.broker) as client:
             created = create(client, wanted, self.replication)
         width = max(len(topic.name) for topic in wanted)
-        for topic in wanted:
-            state = "created" if topic in created else "exists"
-            print(f"{topic.name:<{width}}  {topic.partitions:>3} partitions  {topic.config[_POLICY]:<14}  {state}")
+        self.report(
+            "\n".join(
+                f"{topic.name:<{width}}  {topic.partitions:>3} partitions  {topic.config[_POLICY]:<14}  "
+                f"{'created' if topic in created else 'exists'}"
+                for topic in wanted
+            ),
+            created=[topic.name for topic in created],
+            topics=[topic.name for topic in wanted],
+        )
         return DONE

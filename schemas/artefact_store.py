@@ -11,18 +11,26 @@ from fsspec.core import url_to_fs
 
 from schemas.artefact import MANIFEST, File, Manifest, decode_manifest, encode_manifest
 from schemas.malformed import Malformed
+from schemas.settings import Refused
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._-]+")
 """a directory's name: nothing that a file system or a pattern of fsspec reads in another way"""
 
 
 class ArtefactStore:
-    """Reads and writes whole artefacts; no path leaves the store's root."""
+    """Reads and writes whole artefacts; no path leaves the store's root.
+
+    Raises:
+        Refused: there is no such file system, or the package for it is missing.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._fs: fsspec.AbstractFileSystem
-        self._fs, self._root = url_to_fs(url, use_listings_cache=False)
+        try:
+            self._fs, self._root = url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise Refused(f"artefact store {url} cannot be opened: {error}") from error
 
     def write(self, files: Mapping[str, bytes], manifest: Manifest) -> None:
         """Write an artefact, its manifest last; on any failure nothing of it stays behind.

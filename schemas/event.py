@@ -39,7 +39,7 @@ def decode(value: bytes, key: bytes | None, record_timestamp_ms: int) -> Event:
     if len(value) > MAX_VALUE_BYTES:
         raise Malformed("value", f"{len(value)} bytes", f"must be at most {MAX_VALUE_BYTES} bytes")
     fields = unpack_map(value, "value")
-    user_id = _identifier("user_id", fields.get("user_id"))
+    user_id = identifier("user_id", fields.get("user_id"))
     if user_id.encode() != key:
         raise Malformed("user_id", user_id, f"must equal the record's key {decode_key(key)!r}")
     timestamp_ms = fields.get("timestamp")
@@ -51,10 +51,10 @@ def decode(value: bytes, key: bytes | None, record_timestamp_ms: int) -> Event:
     event_id = fields.get("event_id")
     return Event(
         user_id,
-        _identifier("item_id", fields.get("item_id")),
+        identifier("item_id", fields.get("item_id")),
         timestamp_ms,
-        DEFAULT_TYPE if event_type is None else _identifier("event_type", event_type),
-        None if event_id is None else _identifier("event_id", event_id),
+        DEFAULT_TYPE if event_type is None else identifier("event_type", event_type),
+        None if event_id is None else identifier("event_id", event_id),
     )
 
 
@@ -106,7 +106,12 @@ def _fields(event: Event) -> dict[str, Any]:
     return fields
 
 
-def _identifier(field: str, value: Any) -> str:
+def identifier(field: str, value: Any) -> str:
+    """The value, if it can be a user's or an item's id.
+
+    Raises:
+        Malformed: not a string of 1 to 256 bytes.
+    """
     if type(value) is not str:
         raise Malformed(field, value, "must be a string")
     length = len(value) if value.isascii() else _byte_length(field, value)

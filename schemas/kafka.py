@@ -1,7 +1,7 @@
 """How every process talks to Kafka: client settings, topic descriptions, and reading a range of a partition in bulk."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
@@ -89,6 +89,39 @@ def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int
             time.sleep(_RETRY_S)
         else:
             return low, high
+
+
+def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
+    """End offset of each partition of a topic, as `read_committed` sees it.
+
+    Raises:
+        KafkaException: the cluster cannot be reached, or the topic does not exist.
+    """
+    consumer = Consumer(consumer_config(settings))
+    try:
+        partitions = describe_topics(settings, [topic])[topic].partitions
+        return {partition: watermarks(consumer, topic, partition)[1] for partition in range(partitions)}
+    finally:
+        consumer.close()
+
+
+def read_topic(settings: Settings, topic: str, ends: Mapping[int, int]) -> Iterator[tuple[int, list[Message]]]:
+    """Read what each partition has before its end offset in `ends`, one partition after the other.
+
+    Where a partition begins is asked when its turn comes: while the others were read, retention may have moved it.
+
+    Raises:
+        KafkaException: the cluster cannot be reached.
+        TimeoutError: no progress for 30 s.
+    """
+    consumer = Consumer(consumer_config(settings))
+    try:
+        for partition, end in ends.items():
+            low, _ = watermarks(consumer, topic, partition)
+            for messages in read_range(settings, topic, partition, low, end):
+                yield partition, messages
+    finally:
+        consumer.close()
 
 
 def read_range(

@@ -24,8 +24,10 @@ FORGOTTEN: Final = 1
 RECENT_EVENT_IDS: Final = 32
 """an event id is known as a repeat among this many last ones of its user"""
 NO_MODEL: Final = 0
-CHANGELOG_IDENTITY: Final = b"\xffidentity"
-"""key of the changelog's own record, which says what its states depend on: not UTF-8, so no user has it"""
+CHANGELOG_OWN: Final = b"\xff"
+"""how the keys of the changelog's own records begin: not UTF-8, so no user has such a key"""
+CHANGELOG_IDENTITY: Final = CHANGELOG_OWN + b"identity"
+"""key of the record that says what the changelog's states depend on"""
 
 _HEADER: Final = Struct("<BBQqqQIBHH")
 _HASH: Final = Struct("<Q")

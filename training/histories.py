@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-REMEMBERED_EVENT_IDS = 32
-"""A repeat among this many last event ids of a user is dropped, as in the worker."""
+from schemas.state import RECENT_EVENT_IDS
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class HistoryBuilder:
 
     def __init__(self) -> None:
         self.repeated = 0
-        """Events dropped because their user had the same event id among the last `REMEMBERED_EVENT_IDS`."""
+        """Events dropped because their user had the same event id among the last `RECENT_EVENT_IDS`."""
         self._users: dict[str, int] = {}
         self._items: dict[str, int] = {}
         self._event_users = array("q")
@@ -72,7 +71,7 @@ class HistoryBuilder:
         if event_id is not None:
             recent = self._event_ids.get(user)
             if recent is None:
-                recent = self._event_ids[user] = deque(maxlen=REMEMBERED_EVENT_IDS)
+                recent = self._event_ids[user] = deque(maxlen=RECENT_EVENT_IDS)
             if event_id in recent:
                 self.repeated += 1
                 return

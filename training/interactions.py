@@ -1,12 +1,14 @@
-"""The training set as the log has it: the topic of events, up to the end offsets seen at the start."""
+"""The training set: the topic of events, up to the end offsets seen at the start, or a file in its stead."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from confluent_kafka import Consumer, Message
+from confluent_kafka import Message
 
+from schemas import inter_file
 from schemas.event import decode, decode_key
-from schemas.kafka import consumer_config, describe_topics, read_range, watermarks
+from schemas.kafka import end_offsets, read_topic
 from schemas.malformed import Malformed
 from schemas.settings import Settings
 from training.histories import Histories, HistoryBuilder
@@ -28,6 +30,18 @@ class Reading:
     """Tombstones."""
 
 
+def read_file(path: Path) -> Reading:
+    """Read a RecBole `.inter` file as if it were the log, its events in the order of time.
+
+    Raises:
+        Refused: the file cannot be read, or is malformed.
+    """
+    builder = HistoryBuilder()
+    for event in inter_file.read_interactions(path).events():
+        builder.add(event.user_id, event.item_id, event.timestamp_ms)
+    return Reading(builder.build(), offsets={}, records=len(builder), malformed=0, repeated=0, forgotten=0)
+
+
 def read_interactions(settings: Settings) -> Reading:
     """Read the whole log as it is now.
 
@@ -35,19 +49,13 @@ def read_interactions(settings: Settings) -> Reading:
         KafkaException: the cluster cannot be reached, or the topic does not exist.
         TimeoutError: a partition stopped giving records.
     """
-    partitions = describe_topics(settings, [settings.interactions])[settings.interactions].partitions
-    consumer = Consumer(consumer_config(settings))
-    try:
-        ends = {partition: watermarks(consumer, settings.interactions, partition) for partition in range(partitions)}
-    finally:
-        consumer.close()
+    ends = end_offsets(settings, settings.interactions)
     builder, counts = HistoryBuilder(), Counts()
-    for partition, (start, end) in ends.items():
-        for messages in read_range(settings, settings.interactions, partition, start, end):
-            append(builder, counts, messages)
+    for _, messages in read_topic(settings, settings.interactions, ends):
+        append(builder, counts, messages)
     return Reading(
         builder.build(),
-        {str(partition): end for partition, (_, end) in ends.items()},
+        {str(partition): end for partition, end in ends.items()},
         counts.records,
         counts.malformed,
         builder.repeated,

@@ -31,4 +31,4 @@ class Recipe:
 
 
 class NothingToLearn(ValueError):
-    """No user has two events to train on."""
+    """No user has two events to train on, or there are none at all."""

@@ -1,11 +1,13 @@
 """Topics on a real broker."""
 
+import json
+
 import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource
 
 from ops.kafka import LocalKafka
-from ops.topics import admin, create, require
+from ops.topics import Topics, admin, create, require
 from schemas.settings import Refused, Settings
 from schemas.topics import topics
 
@@ -23,6 +25,12 @@ def test_every_topic_is_made_as_specified(settings: Settings, client: KafkaAdmin
         config = client.describe_configs([ConfigResource("TOPIC", topic.name, list(topic.config))])["topic"][topic.name]
         assert len(described["partitions"]) == topic.partitions
         assert {name: entry["value"] for name, entry in config.items()} == topic.config
+
+
+def test_the_command_says_as_json_what_it_made(settings: Settings, capsys: pytest.CaptureFixture[str]):
+    for made in ([topic.name for topic in topics(settings)], []):
+        Topics.model_construct(**settings.model_dump(), as_json=True).run()
+        assert json.loads(capsys.readouterr().out)["created"] == made
 
 
 def test_a_second_time_nothing_is_made(created: Settings, client: KafkaAdminClient):

@@ -9,13 +9,13 @@ from confluent_kafka import Consumer, KafkaException, Message
 from kafka.partitioner.default import murmur2
 
 from ops.bulk_import import import_interactions, import_items
-from ops.interactions import Interactions
 from ops.publisher import Publisher
 from ops.replay import replay
 from ops.titles import read_titles
 from ops.topics import admin
 from ops.watch import follow
 from schemas.event import decode
+from schemas.inter_file import Interactions
 from schemas.item import Item
 from schemas.kafka import consumer_config, read_range, watermarks
 from schemas.recommendation import Cause, Recommendation, encode

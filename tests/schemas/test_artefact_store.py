@@ -1,4 +1,5 @@
 import itertools
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from schemas.artefact import CATALOGUE, ITEMS, MANIFEST, PROBES, STEP, Manifest
 from schemas.artefact_store import ArtefactStore, described
 from schemas.malformed import Malformed
+from schemas.settings import Refused
 
 FILES = {STEP: b"graph", CATALOGUE: b"catalogue", ITEMS: b"items", PROBES: b""}
 _numbers = itertools.count()
@@ -153,3 +155,14 @@ def test_no_path_outside_the_store_is_read(tmp_path: Path, path: str):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(Malformed, match=r"manifest\.path"):
         ArtefactStore(str(tmp_path / "art")).read(manifest(path=path))
+
+
+def test_an_unknown_file_system_is_refused():
+    with pytest.raises(Refused, match="artefact store s4://x cannot be opened: Protocol not known: s4"):
+        ArtefactStore("s4://x")
+
+
+def test_a_file_system_whose_package_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(Refused, match="artefact store s3://x cannot be opened: Install s3fs"):
+        ArtefactStore("s3://x")

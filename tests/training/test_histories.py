@@ -1,4 +1,5 @@
-from training.histories import REMEMBERED_EVENT_IDS, Histories, HistoryBuilder
+from schemas.state import RECENT_EVENT_IDS
+from training.histories import Histories, HistoryBuilder
 
 
 def by_user(histories: Histories) -> list[list[str]]:
@@ -22,10 +23,10 @@ def test_a_repeated_event_id_is_dropped_only_for_its_user_and_only_while_it_is_r
     builder.add("a", "first", 0, "e0")
     builder.add("a", "repeat", 0, "e0")
     builder.add("b", "other", 0, "e0")
-    for number in range(REMEMBERED_EVENT_IDS):
+    for number in range(RECENT_EVENT_IDS):
         builder.add("a", "x", 0, f"f{number}")
     builder.add("a", "late", 0, "e0")
-    assert by_user(builder.build()) == [["first", *["x"] * REMEMBERED_EVENT_IDS, "late"], ["other"]]
+    assert by_user(builder.build()) == [["first", *["x"] * RECENT_EVENT_IDS, "late"], ["other"]]
     assert builder.repeated == 1
 
 

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -6,7 +7,7 @@ from confluent_kafka import Message
 
 from schemas.event import MAX_TIMESTAMP_MS, Event, encode, encode_json
 from training.histories import HistoryBuilder
-from training.interactions import Counts, append
+from training.interactions import Counts, append, read_file
 
 
 @dataclass
@@ -47,6 +48,16 @@ def test_events_in_either_encoding_become_histories_and_a_tombstone_forgets_what
     assert histories.item_ids == ["x", "y"]
     assert sorted(histories.timestamps_ms.tolist()) == [5, 6]
     assert (counts.records, counts.forgotten, counts.malformed) == (4, 1, 0)
+
+
+def test_a_file_is_read_in_order_of_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.inter"
+    path.write_text("user_id:token\titem_id:token\ttimestamp:float\nu\tlate\t2.5\nv\tx\t7\nu\tearly\t1\n")
+    reading = read_file(path)
+    assert reading.histories.items.tolist() == [0, 1, 2]
+    assert reading.histories.item_ids == ["early", "late", "x"]
+    assert reading.histories.timestamps_ms.tolist() == [1000, 2500, 7000]
+    assert (reading.records, reading.offsets) == (3, {})
 
 
 def test_the_time_of_the_record_stands_in_for_a_missing_one() -> None:

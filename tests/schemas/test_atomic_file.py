@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.atomic_file import read
+from schemas.atomic_file import read
 from schemas.settings import Refused
 
 TEXT = "item_id:token\tuser_id:token\tnote:token_seq\n7\tanna\ttwo words\n8\tbo\t\n"
@@ -37,14 +37,16 @@ def test_windows_line_ends_are_no_part_of_a_field(tmp_path: Path):
         ("a.inter", b"user_id:token\n\xff\n", "a.inter: .*utf-8"),
         ("a.inter.gz", b"no gzip", "a.inter.gz: .*[Nn]ot a gzipped file"),
         ("a.inter.gz", gzip.compress(TEXT.encode())[:-9], "a.inter.gz: .*end"),
+        ("a.inter.gz", gzip.compress(TEXT.encode())[:10] + b"\xff" * 20, "a.inter.gz: .*invalid"),
+        ("a.inter", b"", "a.inter, line 1: no column 'user_id'"),
     ],
-    ids=["fields", "encoding", "gzip", "cut"],
+    ids=["fields", "encoding", "gzip", "cut", "corrupt", "empty"],
 )
 def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path, name: str, content: bytes, reason: str):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(Refused, match=reason):
-        list(read(path))
+        list(read(path, "user_id"))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path):

@@ -1,6 +1,7 @@
 """RecBole's atomic files: tab-separated tables with a typed header such as ``user_id:token``, plain or gzipped."""
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -8,15 +9,19 @@ from typing import TextIO
 from schemas.settings import Refused
 
 
-def read(path: Path) -> Iterator[dict[str, str]]:
+def read(path: Path, *needed: str) -> Iterator[dict[str, str]]:
     """The lines of an atomic file, each as field by column name without its type, in the file's order.
 
     Raises:
-        Refused: the file cannot be read, its text is not UTF-8, or a line has not as many fields as the header.
+        Refused: the file cannot be read, is not gzip or UTF-8, lacks a `needed` column, or a line has not as many
+            fields as the header.
     """
     try:
         with _open(path) as lines:
             columns = [column.partition(":")[0] for column in lines.readline().rstrip("\r\n").split("\t")]
+            for name in needed:
+                if name not in columns:
+                    raise Refused(f"{path}, line 1: no column {name!r} among {', '.join(columns)}")
             for number, line in enumerate(lines, start=2):
                 fields = line.rstrip("\r\n").split("\t")
                 if len(fields) != len(columns):
@@ -24,7 +29,7 @@ def read(path: Path) -> Iterator[dict[str, str]]:
                 yield dict(zip(columns, fields, strict=True))
     except OSError as error:
         raise Refused(f"{path}: {error.strerror or error}") from error
-    except (EOFError, UnicodeDecodeError) as error:
+    except (EOFError, UnicodeDecodeError, zlib.error) as error:
         raise Refused(f"{path}: {error}") from error
 
 

@@ -8,8 +8,9 @@ from sys import intern
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.atomic_file import read
-from schemas.event import MAX_ID_BYTES, MAX_TIMESTAMP_MS, Event
+from schemas.atomic_file import read
+from schemas.event import MAX_TIMESTAMP_MS, Event, identifier
+from schemas.malformed import Malformed
 from schemas.settings import Refused
 
 
@@ -42,30 +43,26 @@ def read_interactions(path: Path) -> Interactions:
         Refused: the file cannot be read, has no events, lacks a column, or a line breaks the contract of events.
     """
     users, items, timestamps_ms = [], [], []
-    for number, row in enumerate(read(path), start=2):
+    for number, row in enumerate(read(path, "user_id", "item_id", "timestamp"), start=2):
         try:
-            users.append(_identifier(row["user_id"]))
-            items.append(_identifier(row["item_id"]))
+            # the same few ids come again and again
+            users.append(intern(identifier("user_id", row["user_id"])))
+            items.append(intern(identifier("item_id", row["item_id"])))
             timestamps_ms.append(_timestamp_ms(row["timestamp"]))
-        except KeyError as error:
-            raise Refused(f"{path}: the header names no column {error}, only {', '.join(row)}") from None
-        except ValueError as error:
+        except Malformed as error:
             raise Refused(f"{path}, line {number}: {error}") from None
     if not users:
-        raise Refused(f"{path}: no interactions")
+        raise Refused(f"{path}: no interactions after the header")
     times = np.array(timestamps_ms, np.int64)
     order = np.argsort(times, kind="stable")
     return Interactions([users[row] for row in order], [items[row] for row in order], times[order])
 
 
-def _identifier(text: str) -> str:
-    if not 0 < len(text.encode()) <= MAX_ID_BYTES:
-        raise ValueError(f"an id must be 1 to {MAX_ID_BYTES} bytes, got {text[:40]!r}")
-    return intern(text)  # the same few ids come again and again
-
-
 def _timestamp_ms(text: str) -> int:
-    seconds = float(text)
-    if not 0 <= seconds * 1000 <= MAX_TIMESTAMP_MS:
-        raise ValueError(f"a timestamp must be in 0..{MAX_TIMESTAMP_MS / 1000} seconds, got {text!r}")
-    return round(seconds * 1000)
+    try:
+        timestamp_ms = 1000 * float(text)
+    except ValueError:
+        timestamp_ms = float("nan")
+    if not 0 <= timestamp_ms <= MAX_TIMESTAMP_MS:
+        raise Malformed("timestamp", text, f"must be a number of seconds in 0..{MAX_TIMESTAMP_MS / 1000}")
+    return round(timestamp_ms)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.interactions import Interactions, read_interactions
 from schemas.event import Event
+from schemas.inter_file import Interactions, read_interactions
 from schemas.settings import Refused
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
@@ -52,11 +52,11 @@ def test_the_parts_before_and_after_a_fraction_have_each_event_once(n: int, frac
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("a\t1\t5\tsoon", "line 3: could not convert string to float: 'soon'"),
-        ("a\t1\t5\t-1", "line 3: a timestamp must be in 0.*got '-1'"),
-        ("a\t1\t5\tnan", "line 3: a timestamp must be in 0.*got 'nan'"),
-        ("\t1\t5\t1", "line 3: an id must be 1 to 256 bytes, got ''"),
-        ("a\t" + "é" * 129 + "\t5\t1", "line 3: an id must be 1 to 256 bytes, got 'é"),
+        ("a\t1\t5\tsoon", "line 3: timestamp: must be a number of seconds in 0.*got 'soon'"),
+        ("a\t1\t5\t-1", "line 3: timestamp: must be a number of seconds in 0.*got '-1'"),
+        ("a\t1\t5\tnan", "line 3: timestamp: must be a number of seconds in 0.*got 'nan'"),
+        ("\t1\t5\t1", "line 3: user_id: must be 1 to 256 bytes, got ''"),
+        ("a\t" + "é" * 129 + "\t5\t1", "line 3: item_id: must be 1 to 256 bytes, got 'é"),
     ],
     ids=["text", "negative", "nan", "empty", "long"],
 )
@@ -66,9 +66,14 @@ def test_a_line_that_is_no_event_is_refused_with_its_number(path: Path, line: st
         read_interactions(path)
 
 
+def test_the_header_gives_the_order_of_the_columns(path: Path):
+    path.write_text("timestamp:float\titem_id:token\tuser_id:token\n1\tx\tu\n")
+    assert list(read_interactions(path).events()) == [Event("u", "x", 1000)]
+
+
 def test_a_missing_column_is_named(path: Path):
     path.write_text("user_id:token\titem_id:token\na\t1\n")
-    with pytest.raises(Refused, match="no column 'timestamp', only user_id, item_id"):
+    with pytest.raises(Refused, match=r"a\.inter, line 1: no column 'timestamp' among user_id, item_id"):
         read_interactions(path)
 
 
