@@ -4,11 +4,8 @@ import signal
 import sys
 from types import FrameType
 
-from confluent_kafka import KafkaException
-
 from schemas.settings import FAILED, run
-from training.recipe import NothingToLearn
-from training.run import Run
+from training.run import FAILURES, Run
 
 
 def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -21,8 +18,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     try:
         return run("python -m training", {"run": Run}, sys.argv[1:])
-    except (ArithmeticError, KafkaException, NothingToLearn, OSError) as error:
-        print(f"python -m training: {error}", file=sys.stderr)
+    except FAILURES as error:
+        print(f"python -m training: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return FAILED
 
 

@@ -1,22 +1,29 @@
 """`python -m training run`: one retraining, from the log to the announced model, or one every few hours."""
 
-import json
 import os
 import re
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Final, Literal
 
+import structlog
+from confluent_kafka import KafkaException
 from pydantic import BeforeValidator, Field
-from pydantic_settings import SettingsConfigDict
 
 from schemas import logs
-from schemas.settings import DONE, Command
-from training.recipe import Recipe
+from schemas.malformed import Malformed
+from schemas.report import Report
+from schemas.settings import DONE
+from training.recipe import NothingToLearn, Recipe
+
+FAILURES: Final = (ArithmeticError, KafkaException, Malformed, MemoryError, NothingToLearn, OSError, RuntimeError)
+"""how a retraining fails that may work the next time; torch's own errors are RuntimeErrors"""
 
 _DEFAULTS: Final = Recipe()
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+_log = structlog.get_logger()
 
 
 def duration_s(text: str) -> float:
@@ -31,11 +38,8 @@ def duration_s(text: str) -> float:
     return float(found[1]) * _SECONDS[found[2]]
 
 
-class Run(Command):
+class Run(Report):
     """Train on the log, export the model and make it the champion."""
-
-    # a field named json would hide a method of pydantic's
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(cli_shortcuts={"as-json": "json"})
 
     from_inter: Path | None = Field(
         None, description="train on this RecBole file (.inter, .inter.gz) instead of the log, and do not publish"
@@ -52,7 +56,9 @@ class Run(Command):
     epochs: int = Field(_DEFAULTS.epochs, ge=1, description="planned passes over the log, the length of the schedule")
     minutes: float | None = Field(None, gt=0, description="wall time of the training, if it ends before the epochs do")
     patience: int = Field(_DEFAULTS.patience, ge=1, description="epochs without a better recall@10 before stopping")
-    window: int = Field(_DEFAULTS.window, ge=1, description="events of a training window; the workers' history length")
+    window: int = Field(
+        _DEFAULTS.window, ge=1, description="events of a training window; it should be the workers' history length"
+    )
     batch: int = Field(_DEFAULTS.batch, ge=1, description="windows of a step")
     learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, description="highest learning rate")
     dropout: float = Field(
@@ -60,7 +66,6 @@ class Run(Command):
     )
     seed: int = Field(_DEFAULTS.seed, ge=0, description="of weights, batches and dropout")
     threads: int = Field(os.cpu_count() or 1, ge=1, description="threads of a training on a CPU")
-    as_json: bool = Field(False, description="print the result as one JSON object")
 
     @property
     def recipe(self) -> Recipe:
@@ -69,7 +74,12 @@ class Run(Command):
         return Recipe(**{name: getattr(self, name) for name in names})
 
     def run(self) -> int:
-        """Train once, or again and again; every retraining starts from new weights and reads the whole log."""
+        """Train once, or again and again; every retraining starts from new weights and reads the whole log.
+
+        Raises:
+            Refused: a setting is wrong, see `retrain_once`.
+            FAILURES: the retraining failed, and there is no next one.
+        """
         logs.configure(self.log_level)
         # Read once, when torch loads: threads that wait must sleep. On cores that a broker and workers share, spinning
         # ones made a training four times slower.
@@ -79,12 +89,18 @@ class Run(Command):
 
         while True:
             began = time.monotonic()
-            manifest = retrain_once(self)
-            if self.as_json:
-                print(json.dumps(manifest.model_dump(exclude={"files"})), flush=True)
+            try:
+                manifest = retrain_once(self)
+            except FAILURES as error:
+                if self.every is None:
+                    raise
+                _log.error("retraining failed, the next one comes in time", kind=type(error).__name__, error=str(error))
             else:
                 measured = " ".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items())
-                print(f"model {manifest.version}: {manifest.items} items, {measured}", flush=True)
+                self.report(
+                    f"model {manifest.version}: {manifest.items} items, {measured}",
+                    **manifest.model_dump(exclude={"files"}),
+                )
             if self.every is None:
                 return DONE
             time.sleep(max(0.0, began + self.every - time.monotonic()))

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from schemas.settings import REFUSED, run_command
+from schemas.settings import FAILED, REFUSED, Refused, run_command
+from training.__main__ import main
 from training.recipe import Recipe
 from training.run import Run
 
@@ -38,4 +39,36 @@ def test_a_file_that_is_missing_or_malformed_is_refused_in_one_line(
     assert run_command("training run", Run, ["--from-inter", str(missing)]) == REFUSED
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert "line 1: no column 'item_id:token'" in lines[1]
+    assert "line 1: no column 'item_id'" in lines[1]
+
+
+@pytest.mark.parametrize("error", [OSError("disc full"), RuntimeError("out of\nmemory"), ZeroDivisionError("0 / 0")])
+def test_a_retraining_that_fails_is_one_line_and_status_1(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_run: Run) -> None:
+        raise error
+
+    monkeypatch.setattr("training.job.retrain_once", fail)
+    monkeypatch.setattr("schemas.logs.configure", lambda _level: None)
+    monkeypatch.setattr("sys.argv", ["training", "run"])
+    assert main() == FAILED
+    assert capsys.readouterr().err == f"python -m training: {' '.join(str(error).split())}\n"
+
+
+def test_with_an_interval_only_a_refusal_ends_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = iter([OSError("disc full"), RuntimeError("out of memory"), Refused("no such store")])
+
+    def fail(_run: Run) -> None:
+        raise next(ends)
+
+    monkeypatch.setattr("training.job.retrain_once", fail)
+    assert run_command("training run", Run, ["--every", "0.01s"]) == REFUSED
+    *failures, refusal = capsys.readouterr().err.splitlines()
+    assert ["disc full" in failures[0], "out of memory" in failures[1], refusal] == [
+        True,
+        True,
+        "training run: no such store",
+    ]
