@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -50,8 +52,13 @@ class Program:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        with self.log.open("ab") as log:
-            self._process = self._start(log)
+        try:
+            with self.log.open("ab") as log, _held(signal.SIGINT, signal.SIGTERM):
+                self._process = self._start(log)
+        except BaseException:
+            if self._process is not None:
+                self.stop()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -93,8 +100,10 @@ class Program:
     def lines(self) -> Iterator[dict[str, Any]]:
         """The log lines so far that are JSON objects."""
         for line in self.log.read_text(errors="replace").splitlines():
-            if line.startswith("{"):
-                yield json.loads(line)
+            # a program may be in the middle of its last line
+            with suppress(json.JSONDecodeError):
+                if line.startswith("{"):
+                    yield json.loads(line)
 
     def await_lines(self, count: int, timeout_s: float, **fields: object) -> None:
         """Wait until `count` log lines have these `fields`.
@@ -118,6 +127,21 @@ class Program:
             stderr=None if self._show else log,
             start_new_session=True,  # Ctrl-C ends this program, which ends its children
         )
+
+
+@contextmanager
+def _held(*numbers: signal.Signals) -> Iterator[None]:
+    """Let signals that come meanwhile come at the end: one in the middle of a start would leave a child that nobody
+    knows. In the main thread only."""
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
 
 
 def _without_settings(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,10 @@
-"""What a child process is told."""
+"""Programs as child processes."""
 
+import os
+import signal
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,3 +31,24 @@ def test_a_child_has_the_given_settings_and_no_others(tmp_path: Path, monkeypatc
     given = Settings.model_construct(broker="given:1", app="demo")
     with Program("show", [], given, tmp_path / "log") as program:
         assert program.result(60) == {"settings": given.model_dump(), "own": []}
+
+
+def test_a_line_that_is_still_being_written_is_no_line_yet(tmp_path: Path) -> None:
+    program = Program("stream_app", [], Settings(_env_file=None), tmp_path / "log")
+    program.log.write_text('no json\n{"event": "one"}\n{"event": "tw')
+    assert list(program.lines()) == [{"event": "one"}]
+
+
+def test_ctrl_c_while_it_starts_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def interrupted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*arguments, **options))
+        os.kill(os.getpid(), signal.SIGINT)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt), Program("stream_app", [], Settings(_env_file=None), tmp_path / "log"):
+        pass
+    assert started[0].poll() is not None
