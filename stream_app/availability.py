@@ -21,6 +21,8 @@ class Availability:
         refused: records that could not be read; what was said of their item before still holds.
     """
 
+    ready = True
+
     def __init__(self, set_unavailable: Callable[[Collection[int]], None]) -> None:
         self.refused = 0
         self._set_unavailable = set_unavailable

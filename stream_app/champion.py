@@ -4,11 +4,13 @@ Any version may follow any other: a rollback announces an older one. What cannot
 counted, and the model in service goes on. Only a store that does not answer is asked again.
 
 At the start the records of the topic are tried newest first, so a worker that starts under a bad champion serves the
-one before it, if the topic still holds that record; else it keeps histories and sends no lists.
+one before it, if the topic still holds that record. While none serves and one may yet, the first round waits: what it
+applied without a model would never get a list. A file that is missing then may be on a mount that is not up yet, and is
+looked for during a minute. If no announced model can be served, histories are kept and no lists are sent.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import structlog
@@ -21,6 +23,8 @@ from stream_app.model import Model, load_model
 
 _FIRST_RETRY_S: Final = 1.0
 _LONGEST_RETRY_S: Final = 60.0
+_MISSING_S: Final = 60.0
+"""how long a worker that starts looks for missing files"""
 
 _log = structlog.get_logger()
 
@@ -45,25 +49,29 @@ class Champion:
         self._swap = swap
         self._clock = clock
         self._serving: Manifest | None = None
-        self._wanted: Manifest | None = None
-        self._retry_s = _FIRST_RETRY_S
+        self._wanted: list[Manifest] = []  # newest first; only the newest once a model serves
+        self._pauses = _pauses()
         self._retry_at = 0.0
+        self._missing_until = 0.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether a model serves, or none that was announced can be."""
+        return self._serving is not None or not self._wanted
 
     def catch_up(self, messages: Sequence[Message]) -> None:
         """Serve the newest announced model that can be served."""
-        for manifest in reversed(self._announced(messages)):
-            if self._serving is None:
-                self._try(manifest)
-        if self._serving is None:
-            _log.warning("no model to serve: histories are kept, no lists are sent")
+        self._missing_until = self._clock() + _MISSING_S
+        self._wanted = self._announced(messages)[::-1]
+        self._try_wanted()
 
     def follow(self, messages: Sequence[Message]) -> None:
         """Serve a newly announced model; of several only the last one counts."""
         if announced := self._announced(messages):
-            self._wanted, self._retry_s, self._retry_at = None, _FIRST_RETRY_S, 0.0
-            self._try(announced[-1])
-        elif self._wanted is not None and self._clock() >= self._retry_at:
-            self._try(self._wanted)
+            self._wanted = announced[-1:] if self.ready else [announced[-1], *self._wanted]
+            self._pauses, self._retry_at = _pauses(), 0.0
+        if self._wanted and self._clock() >= self._retry_at:
+            self._try_wanted()
 
     def _announced(self, messages: Sequence[Message]) -> list[Manifest]:
         manifests = []
@@ -80,37 +88,55 @@ class Champion:
                 self._refuse(f"offset {message.offset()}", error)
         return manifests
 
-    def _try(self, manifest: Manifest) -> None:
+    def _try_wanted(self) -> None:
+        unread: list[Manifest] = []
+        for manifest in self._wanted:
+            if not self._try(manifest):
+                unread.append(manifest)
+            if self._serving is not None:
+                break
+        self._wanted = unread[:1] if self._serving else unread
+        if self._wanted:
+            pause_s = next(self._pauses)
+            self._retry_at = self._clock() + pause_s
+            _log.warning("the artefact store is asked again", models=[m.version for m in self._wanted], retry_s=pause_s)
+        elif self._serving is None:
+            _log.warning("no model to serve: histories are kept, no lists are sent")
+
+    def _try(self, manifest: Manifest) -> bool:
+        """Serve or refuse a model: False when its files cannot be read now, but may be later."""
         if manifest == self._serving:
-            return
+            return True
         started = self._clock()
         try:
-            model = load_model(manifest, self._store.read(manifest))
-        except (Malformed, FileNotFoundError) as error:
-            self._settled(manifest)
+            files = self._store.read(manifest)
+        except Malformed as error:
             self._refuse(manifest.version, error)
-        except OSError as error:
-            self._ask_again(manifest, error)
-        else:
-            self._settled(manifest)
-            self._swap(model)
-            self._serving = manifest
-            _log.info("model in service", model=manifest.version, seconds=round(self._clock() - started, 2))
+            return True
+        except Exception as error:  # the file systems' packages raise exceptions of their own
+            if isinstance(error, FileNotFoundError) and (self._serving or self._clock() >= self._missing_until):
+                self._refuse(manifest.version, error)
+                return True
+            _log.warning("a model cannot be read", model=manifest.version, error=str(error) or repr(error))
+            return False
+        try:
+            model = load_model(manifest, files)
+        except Malformed as error:
+            self._refuse(manifest.version, error)
+            return True
+        self._swap(model)
+        self._serving = manifest
+        _log.info("model in service", model=manifest.version, seconds=round(self._clock() - started, 2))
+        return True
 
     def _refuse(self, model: int | str, error: Exception) -> None:
         self.refused += 1
         serving = self._serving.version if self._serving else None
         _log.error("model refused, the one in service goes on", model=model, serving=serving, error=str(error))
 
-    def _settled(self, manifest: Manifest) -> None:
-        if self._wanted == manifest:
-            self._wanted = None
 
-    def _ask_again(self, manifest: Manifest, error: Exception) -> None:
-        if self._wanted is None:  # at the start older ones are tried after the newest, which is the one that counts
-            self._wanted = manifest
-        _log.warning(
-            "the artefact store does not answer", model=manifest.version, error=str(error), retry_s=self._retry_s
-        )
-        self._retry_at = self._clock() + self._retry_s
-        self._retry_s = min(2 * self._retry_s, _LONGEST_RETRY_S)
+def _pauses() -> Iterator[float]:
+    pause_s = _FIRST_RETRY_S
+    while True:
+        yield pause_s
+        pause_s = min(2 * pause_s, _LONGEST_RETRY_S)

@@ -16,6 +16,10 @@ _READ_S: Final = 0.5
 class Subject(Protocol):
     """What is kept up to date."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether the first round may come; until then `follow` is called."""
+
     def catch_up(self, messages: Sequence[Message]) -> None:
         """Take in the whole topic, once, before the first round."""
 
@@ -42,6 +46,8 @@ class Follower:
 
     def __enter__(self) -> Self:
         self._subject.catch_up(self._tail.read_to_end())
+        while not self._subject.ready:
+            self._subject.follow(self._tail.read(_READ_S))
         self._thread.start()
         return self
 

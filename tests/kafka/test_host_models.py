@@ -47,6 +47,19 @@ def test_without_a_model_histories_are_kept_and_no_lists_sent(created: Settings,
     assert sum(counted.values()) == 100
 
 
+def test_no_event_goes_without_a_list_when_a_start_finds_no_artefact_store(created: Settings, tmp_path: Path) -> None:
+    publish_model(created, tmp_path, version=1)
+    store = tmp_path / "artefacts"
+    away = store.rename(tmp_path / "elsewhere")
+    send_events(created, 100)
+    with WorkerProcess(created, tmp_path) as worker:
+        worker.wait_for("the artefact store is asked again")
+        away.rename(store)
+        wait_until(lambda: is_caught_up(created), "everything committed")
+        assert worker.stop() == 0
+    assert_balanced(created)
+
+
 def test_events_go_on_while_models_are_swapped_forth_and_back(created: Settings, tmp_path: Path) -> None:
     older = publish_model(created, tmp_path, version=1)
     with WorkerProcess(created, tmp_path) as worker:

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,16 @@ class Worker:
 
 def announced(manifest: Manifest) -> Any:
     return Announcement(encode_manifest(manifest))
+
+
+TIMED_OUT = TimeoutError("no answer")
+
+
+def no_answer(error: Exception = TIMED_OUT) -> Callable[[ArtefactStore, Manifest], dict[str, bytes]]:
+    def read(_store: ArtefactStore, _manifest: Manifest) -> dict[str, bytes]:
+        raise error
+
+    return read
 
 
 @pytest.fixture
@@ -121,7 +131,73 @@ def test_a_worker_that_starts_under_a_bad_champion_serves_the_one_before(worker:
     worker.damage(2).unlink()
     worker.champion.catch_up([good, bad])
     assert worker.served == [1]
+    worker.now_s = 1.0
+    worker.champion.follow([])
     assert worker.champion.refused == 1
+
+
+@pytest.mark.parametrize("announced", [[], [Announcement(b"no manifest")], [Announcement(None)]])
+def test_a_start_without_a_readable_announcement_waits_for_nothing(worker: Worker, announced: list[Any]) -> None:
+    worker.champion.catch_up(announced)
+    assert worker.champion.ready
+
+
+class HttpError(Exception):
+    """As the packages of object stores raise, which know no OSError."""
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route to host"), HttpError()])
+def test_a_start_waits_while_no_model_can_be_read(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    announced = [worker.publish(1), worker.publish(2)]
+    with monkeypatch.context() as outage:
+        outage.setattr(ArtefactStore, "read", no_answer(error))
+        worker.champion.catch_up(announced)
+        worker.now_s = 1000.0
+        worker.champion.follow([])
+    assert not worker.champion.ready
+    worker.now_s = 2000.0
+    worker.champion.follow([])
+    assert worker.champion.ready
+    assert (worker.served, worker.champion.refused) == ([2], 0)
+
+
+def test_a_start_waits_a_minute_for_a_mount(worker: Worker) -> None:
+    announced = worker.publish(1)
+    mounted = worker.directory.rename(worker.directory.with_name("elsewhere"))
+    worker.champion.catch_up([announced])
+    worker.now_s = 59.0
+    worker.champion.follow([])
+    assert not worker.champion.ready
+    mounted.rename(worker.directory)
+    worker.now_s = 62.0
+    worker.champion.follow([])
+    assert (worker.served, worker.champion.refused) == ([1], 0)
+
+
+def test_files_that_stay_missing_are_refused_after_a_minute(worker: Worker) -> None:
+    announced = [worker.publish(1), worker.publish(2)]
+    worker.directory.rename(worker.directory.with_name("elsewhere"))
+    worker.champion.catch_up(announced)
+    worker.now_s = 60.0
+    worker.champion.follow([])
+    assert worker.champion.ready
+    assert (worker.served, worker.champion.refused) == ([], 2)
+
+
+def test_a_model_announced_meanwhile_ends_the_wait_of_the_start(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = worker.publish(1)
+    with monkeypatch.context() as outage:
+        outage.setattr(ArtefactStore, "read", no_answer())
+        worker.champion.catch_up([first])
+    worker.champion.follow([worker.publish(2)])
+    worker.now_s = 1000.0
+    worker.champion.follow([])
+    assert worker.champion.ready
+    assert worker.served == [2]
 
 
 def test_a_withdrawn_champion_stays_in_service(worker: Worker) -> None:
@@ -130,14 +206,10 @@ def test_a_withdrawn_champion_stays_in_service(worker: Worker) -> None:
     assert worker.served == [1]
 
 
-def no_answer(_store: ArtefactStore, _manifest: Manifest) -> dict[str, bytes]:
-    raise ConnectionError("no route to host")
-
-
 def test_an_unreachable_store_is_asked_again_until_it_answers(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     champion = worker.publish(1)
     with monkeypatch.context() as outage:
-        outage.setattr(ArtefactStore, "read", no_answer)
+        outage.setattr(ArtefactStore, "read", no_answer())
         worker.champion.catch_up([champion])
         worker.now_s = 1.0
         worker.champion.follow([])
@@ -164,7 +236,7 @@ def test_a_new_champion_ends_the_wait_for_one_that_is_out_of_reach(
 ) -> None:
     first, second = worker.publish(1), worker.publish(2)
     with monkeypatch.context() as outage:
-        outage.setattr(ArtefactStore, "read", no_answer)
+        outage.setattr(ArtefactStore, "read", no_answer())
         worker.champion.follow([first])
     worker.champion.follow([second])
     worker.now_s = 1000.0
@@ -179,7 +251,7 @@ def test_an_older_model_that_serves_meanwhile_does_not_end_the_wait_for_the_cham
     read = ArtefactStore.read
     with monkeypatch.context() as outage:
         outage.setattr(
-            ArtefactStore, "read", lambda store, m: no_answer(store, m) if m.version == 2 else read(store, m)
+            ArtefactStore, "read", lambda store, m: no_answer()(store, m) if m.version == 2 else read(store, m)
         )
         worker.champion.catch_up([older, newest])
     worker.now_s = 1.0
