@@ -12,7 +12,6 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 import faust
 import structlog
-from confluent_kafka import KafkaException
 from faust.cli.faust import cli
 from faust.types import TP
 from mode import CrashingSupervisor
@@ -155,13 +154,7 @@ class Host:
     async def _check_idle(self) -> None:
         async with self._consumer.round:
             if self._owned and self._consumer.flow_active:
-                await self._in_engine(self._look)
-
-    def _look(self) -> None:
-        try:
-            self._engine.check_idle()
-        except KafkaException as error:  # the broker is away: rounds wait for it, and so can this
-            _log.warning("the changelogs cannot be looked at, trying again", error=error.args[0].str())
+                await self._in_engine(self._engine.check_idle)
 
     async def _report(self) -> None:
         events, lists = self._engine.counters.events, self._engine.counters.lists
