@@ -48,6 +48,9 @@ _ROUNDS_AHEAD: Final = 2
 """Fetching waits while more than this many rounds are fetched and not done. Faust's own back pressure
 (`stream_buffer_maxsize`) stops and starts in steps of one second."""
 
+_BYTES_AHEAD: Final = 64 << 20
+"""Fetching also waits while more than this is fetched and not done: a record may be 600 times as large as another."""
+
 _FETCH_TIMEOUT_S: Final = 1.0
 
 _FETCH_WAIT_MS: Final = 100
@@ -68,6 +71,8 @@ class Batch(NamedTuple):
     """offset of the last record of the partition's batch before, None for the first one of a generation"""
     generation: int
     """of the group, when the fetch began"""
+    size: int
+    """bytes of keys and values"""
 
     @property
     def last(self) -> int:
@@ -104,6 +109,7 @@ class BatchConsumer(driver.Consumer):
 
     def _new_generation(self) -> None:
         self._in_flight = 0  # records fetched and not done
+        self._bytes_in_flight = 0
         self._fetched: dict[TP, int] = {}  # last offset of what was fetched
         self._taken: dict[TP, int] = {}  # last offset of what a round took
         self._done: dict[TP, int] = {}  # next offset after what is durable
@@ -132,6 +138,7 @@ class BatchConsumer(driver.Consumer):
         for batch in batches:
             self._done[batch.tp] = batch.last + 1
             self._in_flight -= len(batch.records)
+            self._bytes_in_flight -= batch.size
         self._room.set()
 
     async def confirm(self, tp: TP) -> bool:
@@ -166,7 +173,7 @@ class BatchConsumer(driver.Consumer):
                 raise
 
     async def _fetch(self) -> list[ConsumerMessage]:
-        while self._in_flight > _ROUNDS_AHEAD * self.app.conf.broker_max_poll_records and self.flow_active:
+        while self._is_far_ahead() and self.flow_active:
             self._room.clear()
             await self._room.wait()
         generation = self.app.consumer_generation_id
@@ -178,11 +185,17 @@ class BatchConsumer(driver.Consumer):
             return []
         messages = []
         for aiokafka_tp, records in fetched.items():
-            batch = Batch(TP(*aiokafka_tp), records, self._fetched.get(TP(*aiokafka_tp)), generation)
+            size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
+            batch = Batch(TP(*aiokafka_tp), records, self._fetched.get(TP(*aiokafka_tp)), generation, size)
             self._fetched[batch.tp] = batch.last
             self._in_flight += len(records)
+            self._bytes_in_flight += size
             messages.append(_message(batch))
         return messages
+
+    def _is_far_ahead(self) -> bool:
+        records_ahead = _ROUNDS_AHEAD * self.app.conf.broker_max_poll_records
+        return self._in_flight > records_ahead or self._bytes_in_flight > _BYTES_AHEAD
 
     def stop_flow(self) -> None:
         """Called on a revoke and on a stop: no new round from here on."""

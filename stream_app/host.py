@@ -25,6 +25,8 @@ from stream_app.settings import WorkerSettings
 _HEARTBEATS_PER_SESSION: Final = 10
 _REQUEST_TIMEOUT_S: Final = 40.0
 _FETCH_BYTES: Final = 1 << 20
+_ROUND_BYTES: Final = 16 << 20
+"""of keys and values that one round takes at most, but for its last batch"""
 _PROGRESS_S: Final = 10.0
 
 _log = structlog.get_logger()
@@ -118,10 +120,11 @@ class Host:
         queue = stream.channel.queue
         async for event in stream.events():
             waiting: list[Batch] = [event.value]
-            records = len(waiting[0].records)
-            while records < self._settings.round_records and not queue.empty():
+            records, size = len(waiting[0].records), waiting[0].size
+            while records < self._settings.round_records and size < _ROUND_BYTES and not queue.empty():
                 waiting.append(queue.get_nowait().value)
                 records += len(waiting[-1].records)
+                size += waiting[-1].size
             async with self._consumer.round:
                 if batches := self._consumer.current(waiting):
                     await self._in_engine(self._process, batches)

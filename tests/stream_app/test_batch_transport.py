@@ -17,10 +17,14 @@ ZERO, ONE = TP("interactions", 0), TP("interactions", 1)
 
 class Fetched(NamedTuple):
     offset: int
+    key: bytes | None = None
+    value: bytes | None = None
+    timestamp: int = 0
+    timestamp_type: int = 0
 
 
 def batch(tp: TP, first: int, last: int, follows: int | None, generation: int = GENERATION) -> Batch:
-    return Batch(tp, [Fetched(offset) for offset in range(first, last + 1)], follows, generation)
+    return Batch(tp, [Fetched(offset) for offset in range(first, last + 1)], follows, generation, size=0)
 
 
 @pytest.fixture
@@ -82,3 +86,41 @@ def test_what_was_done_is_committed_once_and_again_if_refused(
     consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch, accepted: bool, expected: list[dict[TP, int]]
 ) -> None:
     assert asyncio.run(commits(consumer, monkeypatch, accepted)) == expected
+
+
+LARGEST = bytes(1 << 16)
+
+
+async def fetches(consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch, number: int) -> int:
+    """How many fetches of `number` records begin before a round is done."""
+    began = 0
+
+    async def next_records(_timeout_s: float) -> tuple[dict[TP, list[Fetched]], None]:
+        nonlocal began
+        first = began * number
+        began += 1
+        return {ZERO: [Fetched(offset, b"u", LARGEST) for offset in range(first, first + number)]}, None
+
+    monkeypatch.setattr(consumer, "_wait_next_records", next_records)
+    fetched: list[Batch] = []
+
+    async def fetch() -> None:
+        while True:
+            fetched.extend(message.value for message in await consumer._fetch())
+            await asyncio.sleep(0)
+
+    fetching = asyncio.create_task(fetch())
+    await asyncio.sleep(0.1)
+    before = began
+    consumer.done(fetched)
+    await asyncio.sleep(0.1)
+    fetching.cancel()
+    assert began == 2 * before
+    return before
+
+
+@pytest.mark.parametrize(("records", "ahead"), [(400, 3), (1100, 1)])
+def test_fetching_waits_for_the_rounds_after_64_mib(
+    consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch, records: int, ahead: int
+) -> None:
+    assert asyncio.run(fetches(consumer, monkeypatch, records)) == ahead

@@ -1,12 +1,16 @@
 """What the host asks of an engine, without a broker."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
+from faust.types import TP
 
+from stream_app.batch_transport import Batch
 from stream_app.broker import Record
 from stream_app.engine import Counters
 from stream_app.host import Host
@@ -18,12 +22,13 @@ class Rounds:
 
     def __init__(self) -> None:
         self.counters = Counters()
+        self.sizes: list[int] = []  # of rounds, in records
 
     def own(self, partitions: Collection[int]) -> int:
         return len(partitions)
 
     def process(self, batches: Mapping[int, Sequence[Record]]) -> None:
-        pass
+        self.sizes.append(sum(map(len, batches.values())))
 
     def check_idle(self) -> None:
         pass
@@ -34,9 +39,32 @@ class Rounds:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    made = Host(WorkerSettings(_env_file=None, data_dir=tmp_path))
+    made = Host(WorkerSettings(_env_file=None, data_dir=tmp_path, round_records=5))
     made._engine = Rounds()
     return made
+
+
+class Stream:
+    """What Faust hands to an agent."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.channel = SimpleNamespace(queue=asyncio.Queue())
+        for batch in batches:
+            self.channel.queue.put_nowait(SimpleNamespace(value=batch))
+
+    async def events(self) -> AsyncIterator[SimpleNamespace]:
+        while not self.channel.queue.empty():
+            yield self.channel.queue.get_nowait()
+
+
+@pytest.mark.parametrize(("batch_bytes", "rounds"), [(1 << 10, [5, 5, 2]), (8 << 20, [2] * 6), (1 << 25, [1] * 12)])
+def test_a_round_takes_what_queued_up_within_limits(host: Host, batch_bytes: int, rounds: list[int]) -> None:
+    record = SimpleNamespace(offset=0, key=b"u", value=b"", timestamp=0)
+    generation = host._app.consumer_generation_id
+    follows = [None] + [0] * 11
+    stream = Stream([Batch(TP("interactions", 0), [record], last, generation, batch_bytes) for last in follows])
+    asyncio.run(host._rounds(stream))
+    assert cast("Rounds", host._engine).sizes == rounds
 
 
 def test_records_that_cannot_be_healed_end_the_process(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
