@@ -17,7 +17,8 @@ def test_records_that_expire_while_other_partitions_are_read_are_passed_over(cre
     partition, _ = next(reading)
     assert partition == first
     before = [TopicPartition(topic, other, ends[other] - 1) for other in later]
-    for deleted in AdminClient(client_config(created)).delete_records(before).values():
+    client = AdminClient(client_config(created))
+    for deleted in client.delete_records(before).values():
         deleted.result()
     rest = [(partition, message.offset()) for partition, messages in reading for message in messages]
     assert [found for found in rest if found[0] != first] == [(other, ends[other] - 1) for other in later]
