@@ -12,8 +12,8 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
+from math import nan
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -35,8 +35,9 @@ from ops.topics import admin, create
 from schemas.artefact import decode_manifest
 from schemas.event import Event, decode
 from schemas.inter_file import Interactions, read_interactions
-from schemas.kafka import end_offsets, read_range
-from schemas.settings import DONE, FAILED, Command, Settings
+from schemas.kafka import end_offsets, read_range, read_topic
+from schemas.report import Report
+from schemas.settings import DONE, FAILED, Settings
 from schemas.topics import topics
 
 _PARTITIONS: Final = 4
@@ -44,15 +45,17 @@ _HISTORY_LENGTH: Final = 100
 _IMPORTED: Final = 0.8
 _RETRAINING_AT: Final = 0.25
 _NEW_MODEL_BY: Final = 0.75
-"""shares of the live traffic: where the retraining starts, and where the traffic waits for a slow one"""
+_IN_SERVICE_BY: Final = 0.95
+"""shares of the live traffic: where the retraining starts, and where the traffic waits for it and for the workers"""
 _PATIENCE_S: Final = 240.0
 _COVER_S: Final = 30.0
 _POLL_S: Final = 0.1
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 _BAR_S: Final = 0.25
 _LINE_S: Final = 10.0
 
 
-class Demo(Command):
+class Demo(Report):
     """run the whole loop here: Kafka, two workers, MovieLens 100K, training, live traffic, a swap"""
 
     rate: float = Field(200.0, gt=0, description="live events per second")
@@ -63,20 +66,33 @@ class Demo(Command):
 
     def run(self) -> int:
         """Run it, print the summary, and say by the status whether nothing was lost."""
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in _ENDING:
+            signal.signal(number, _interrupt)
         directory = self.directory or Path(tempfile.mkdtemp(prefix="recommender-demo-"))
         directory.mkdir(parents=True, exist_ok=True)
+        failed = True
         try:
-            figures = _Run(self, directory).run()
+            figures, found = _Run(self, directory).run()
+            failed = not found.clean
+        except KeyboardInterrupt:
+            failed = False
+            print("interrupted", file=sys.stderr)
+            raise
         finally:
-            # logs of a failure stay to be read
-            if self.directory is None and isinstance(sys.exception(), KeyboardInterrupt | None):
+            if failed:
+                print(f"data and logs are in {directory}", file=sys.stderr)
+            elif self.directory is None:
                 shutil.rmtree(directory, ignore_errors=True)
         self.summary.write_text(json.dumps(figures, indent=1) + "\n")
-        return DONE if not (figures["lost"] or figures["applied_twice"] or figures["uncovered"]) else FAILED
+        verdict = "Something was lost" if failed else "Nothing was lost"
+        self.report(f"  {verdict}; written to {self.summary}", **figures)
+        return FAILED if failed else DONE
 
 
 def _interrupt(*_: object) -> NoReturn:
+    """End the demo, once: a second Ctrl-C must not keep it from ending what it started."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -88,8 +104,8 @@ class _Run:
         self._directory = directory
         self._console = Console(highlight=False, soft_wrap=True)
 
-    def run(self) -> dict[str, Any]:
-        """Every step; the figures of the summary."""
+    def run(self) -> tuple[dict[str, Any], Audit]:
+        """Every step; the figures of the summary, and what the audit found."""
         self._console.print(f"[bold]LRURec on Apache Kafka {KAFKA_VERSION}[/bold], files in {self._directory}\n")
         with ExitStack() as stack:
             with self._step("data") as say:
@@ -112,7 +128,8 @@ class _Run:
                 imported = import_interactions(settings, past)
                 say(f"{imported.events:,} events acknowledged, {imported.events / imported.seconds:,.0f} events/s")
             with self._step("training", spin=False) as say:
-                model = self._train(settings, "training")
+                with self._training(settings, "training") as training:
+                    model = training.result(_PATIENCE_S)
                 say(f"from what is in Kafka, recall at 10 {_recall(model):.3f} on the newest events")
             with self._step("model") as say:
                 workers.await_lines(self._demo.workers, _PATIENCE_S, event="model in service", model=model["version"])
@@ -121,7 +138,7 @@ class _Run:
             listener = stack.enter_context(Listener(settings, end_offsets(settings, settings.recommendations)))
             with self._step("live", spin=False) as say:
                 began = time.monotonic()
-                retrained = self._live(settings, future, listener)
+                retrained = self._live(settings, future, listener, workers)
                 events = _live_events(settings, start)
                 _await_cover(events, listener)
                 seconds = time.monotonic() - began
@@ -134,40 +151,46 @@ class _Run:
             swap_s = _swap_to_first_list_s(settings, retrained["version"], received)
         figures = _figures(past, events, received, seconds, swap_s, found)
         self._summarise(figures)
-        return figures
+        return figures, found
 
     def _settings(self, broker: str) -> Settings:
         artefacts = str(self._directory / "artefacts")
-        return Settings(broker=broker, app="demo", partitions=_PARTITIONS, artefact_store=artefacts)
+        # not from the environment or a .env file, which are about another cluster
+        return Settings.model_construct(broker=broker, app="demo", partitions=_PARTITIONS, artefact_store=artefacts)
 
     def _workers(self, settings: Settings) -> Program:
         arguments = ["--processes", str(self._demo.workers), "--worker-id", "demo"]
         arguments += ["--data-dir", str(self._directory / "states"), "--history-length", str(_HISTORY_LENGTH)]
         return Program("stream_app", arguments, settings, self._directory / "workers.log")
 
-    def _train(self, settings: Settings, name: str, *, live: bool = False) -> dict[str, Any]:
-        """One retraining; its manifest. Beside live traffic it gives way to it, else it shows its progress bar."""
+    def _training(self, settings: Settings, name: str, *, live: bool = False) -> Program:
+        """One retraining. Beside live traffic it gives way to it, else it shows its progress bar."""
         arguments = ["run", "--json", "--epochs", str(self._demo.epochs)]
         arguments += ["--threads", "1"] if live else ["--log-level", "warning"]
         log = self._directory / f"{name}.log"
-        with Program("training", arguments, settings, log, show=not live, patient=live) as training:
-            return training.result(_PATIENCE_S)
+        return Program("training", arguments, settings, log, show=not live, patient=live)
 
-    def _live(self, settings: Settings, future: Interactions, listener: Listener) -> dict[str, Any]:
+    def _live(self, settings: Settings, future: Interactions, listener: Listener, workers: Program) -> dict[str, Any]:
         """Replay the live traffic and retrain meanwhile; the manifest of the new model."""
-        with self._bar(len(future)) as count, ThreadPoolExecutor(1, "retraining") as pool:
+        with self._bar(len(future)) as count:
 
             def send(since: float, until: float) -> None:
                 replay(settings, count(future.part(since, until).events(), listener), self._demo.rate)
 
             announced = end_offsets(settings, settings.models)
             send(0.0, _RETRAINING_AT)
-            retraining = pool.submit(self._train, settings, "retraining", live=True)
-            send(_RETRAINING_AT, _NEW_MODEL_BY)
-            while not retraining.done() and end_offsets(settings, settings.models) == announced:
-                time.sleep(_POLL_S)
-            send(_NEW_MODEL_BY, 1.0)
-            return retraining.result()
+            with self._training(settings, "retraining", live=True) as retraining:
+                send(_RETRAINING_AT, _NEW_MODEL_BY)
+                # the announcement, not the end of the process: that takes seconds more
+                while retraining.running and end_offsets(settings, settings.models) == announced:
+                    time.sleep(_POLL_S)
+                if not retraining.running:
+                    retraining.result(0)
+                send(_NEW_MODEL_BY, _IN_SERVICE_BY)
+                version = max(_announced_ms(settings))
+                workers.await_lines(self._demo.workers, _PATIENCE_S, event="model in service", model=version)
+                send(_IN_SERVICE_BY, 1.0)
+                return retraining.result(_PATIENCE_S)
 
     @contextmanager
     def _bar(self, total: int) -> Iterator[Callable[[Iterator[Event], Listener], Iterator[Event]]]:
@@ -209,8 +232,8 @@ class _Run:
         self._console.print(f"  [green]✓[/green] {name:<8} {time.monotonic() - began:5.1f} s  {said}")
 
     def _summarise(self, figures: dict[str, Any]) -> None:
-        f, k = figures, figures["hits_of"]
-        wrong = f["lost"] or f["applied_twice"] or f["uncovered"]
+        f = {name: nan if value is None else value for name, value in figures.items()}
+        k = f["hits_of"]
         self._console.print(
             f"""
   live events        {f["events"]:>9,}   at {f["events_per_s"]:,.0f} events/s
@@ -218,8 +241,6 @@ class _Run:
   hit rate at 10     {f["hit_rate_10"]:>9.4f}   most popular {f["popular_hit_rate_10"]:.4f}, on the same {k:,} events
   swaps              {f["swaps"]:>9,}   first list of the new model {f["swap_to_first_list_s"]:.2f} s after publishing
   lost               {f["lost"]:>9,}   applied twice {f["applied_twice"]:,}, without a list {f["uncovered"]:,}
-
-  {"[red]Something was lost[/red]" if wrong else "[green]Nothing was lost[/green]"}; written to {self._demo.summary}
 """
         )
 
@@ -229,29 +250,35 @@ def _figures(
     events: Sequence[LiveEvent],
     received: Sequence[Received],
     seconds: float,
-    swap_s: float,
+    swap_s: float | None,
     found: Audit,
 ) -> dict[str, Any]:
     seen: dict[str, set[str]] = defaultdict(set)
     for user_id, item_id in zip(past.user_ids, past.item_ids, strict=True):
         seen[user_id].add(item_id)
     hits = count_hits(events, received, seen, Counter(past.item_ids))
-    latency = np.array(latencies_ms(events, received))
+    latency = latencies_ms(events, received)
+    p50_ms, p99_ms = np.percentile(latency, [50, 99]).tolist() if latency else (None, None)
     return {
         "events": len(events),
         "lists": len(received),
         "events_per_s": round(len(events) / seconds, 1),
-        "p50_ms": round(float(np.percentile(latency, 50)), 1),
-        "p99_ms": round(float(np.percentile(latency, 99)), 1),
-        "hit_rate_10": round(hits.hits / hits.events, 4),
-        "popular_hit_rate_10": round(hits.popular_hits / hits.events, 4),
+        "p50_ms": _rounded(p50_ms, 1),
+        "p99_ms": _rounded(p99_ms, 1),
+        "hit_rate_10": _rounded(hits.hits / hits.events if hits.events else None, 4),
+        "popular_hit_rate_10": _rounded(hits.popular_hits / hits.events if hits.events else None, 4),
         "hits_of": hits.events,
-        "swaps": len({received_.list.model for received_ in received}) - 1,
-        "swap_to_first_list_s": round(swap_s, 3),
+        "swaps": max(0, len({received_.list.model for received_ in received}) - 1),
+        "swap_to_first_list_s": _rounded(swap_s, 3),
         "lost": found.lost,
         "applied_twice": found.applied_twice,
         "uncovered": found.uncovered,
+        "wrong_histories": found.wrong_histories,
     }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def _live_events(settings: Settings, start: Mapping[int, int]) -> list[LiveEvent]:
@@ -280,15 +307,19 @@ def _await_cover(events: Sequence[LiveEvent], listener: Listener) -> None:
         time.sleep(_POLL_S)
 
 
-def _swap_to_first_list_s(settings: Settings, version: int, received: Sequence[Received]) -> float:
-    """Seconds from the announcement of a model to the arrival of its first list."""
-    end = end_offsets(settings, settings.models)[0]
-    announced_ms = {
+def _swap_to_first_list_s(settings: Settings, version: int, received: Sequence[Received]) -> float | None:
+    """Seconds from the announcement of a model to the arrival of its first list, if there is one."""
+    first_ms = min((at for list_, at in received if list_.model == version), default=None)
+    return None if first_ms is None else (first_ms - _announced_ms(settings)[version]) / 1000
+
+
+def _announced_ms(settings: Settings) -> dict[int, int]:
+    """When each model was announced, by version."""
+    return {
         decode_manifest(message.value() or b"").version: message.timestamp()[1]
-        for messages in read_range(settings, settings.models, 0, 0, end)
+        for _, messages in read_topic(settings, settings.models, end_offsets(settings, settings.models))
         for message in messages
     }
-    return (min(at for list_, at in received if list_.model == version) - announced_ms[version]) / 1000
 
 
 def _recall(manifest: Mapping[str, Any]) -> float:

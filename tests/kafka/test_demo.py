@@ -1,9 +1,12 @@
 """The whole loop, as a user starts it: what it says is true of what it leaves in Kafka."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from schemas.artefact_store import ArtefactStore
 from schemas.item import item_hash
 from schemas.settings import Settings
 from schemas.state import StateRecord, kept_length
+from tests.kafka.worker_process import wait_until
 from training.artefact import load
 from training.model import LRURec
 
@@ -66,6 +70,36 @@ def test_the_states_and_lists_of_200_users_are_those_of_the_plain_torch_loop(set
         found = lists[key]
         assert (found.offset, found.model) == (record.last_offset, record.model_version)
         _same_top_ten(model, rows, np.frombuffer(record.query, "<f4"), found.items, row_of)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("step", ["import", "live"])
+def test_ctrl_c_ends_everything_at_once(step: str, tmp_path: Path) -> None:
+    directory = tmp_path / "demo"
+    command = [sys.executable, "-m", "ops", "demo", "--rate", "2000", "--epochs", "1", "--directory", str(directory)]
+    # in the live step while it retrains: that leaves a log
+    sign = (directory / "retraining.log").exists if step == "live" else lambda: "✓ workers" in said.read_text()
+    said = tmp_path / "said"
+    with said.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as demo:
+        wait_until(lambda: sign() or demo.poll() is not None, step, 200)
+        began = time.monotonic()
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(60) == 130, said.read_text()
+        assert time.monotonic() - began < 8
+    assert [line for line in said.read_text().splitlines() if line][-1] == "interrupted"
+    assert "Traceback" not in said.read_text()
+    assert _processes_of(directory) == []
+
+
+def _processes_of(directory: Path) -> list[str]:
+    """Command lines of the processes that know a directory by an argument or by their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (process / "cmdline").read_bytes()
+            if str(directory).encode() in command + (process / "environ").read_bytes():
+                found.append(command.decode())
+    return found
 
 
 def _row_of(files: dict[str, bytes]) -> dict[int, int]:
