@@ -20,7 +20,7 @@ Every private part of Faust and aiokafka that the worker relies on is in this fi
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple
 
@@ -141,6 +141,10 @@ class BatchConsumer(driver.Consumer):
             self._bytes_in_flight -= batch.size
         self._room.set()
 
+    def skip(self, tp: TP, offset: int) -> None:
+        """Report that nothing before `offset` is left to do."""
+        self._done.setdefault(tp, offset)
+
     async def confirm(self, tp: TP) -> bool:
         """Commit the position of `tp` with our own generation: False when the coordinator refuses, because the
         partition belongs to another worker by now."""
@@ -151,6 +155,11 @@ class BatchConsumer(driver.Consumer):
             position = await self._thread.start_position(tp)
         accepted: bool = await self._commit({tp: position})
         return accepted
+
+    async def lost(self) -> dict[TP, tuple[int, int]]:
+        """Partitions whose log begins after the committed offset: that offset, and the log's first one."""
+        positions = await self._thread.positions(self.assignment())
+        return {tp: (committed, first) for tp, (committed, first) in positions.items() if committed < first}
 
     def lag(self) -> int:
         """Offsets between what is durable and the end of the log, as of the last fetch, over all owned partitions."""
@@ -320,12 +329,23 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def start_position(self, tp: TP) -> int:
         """Where this generation starts to read: the committed offset, else the first one of the log."""
-        consumer, aiokafka_tp = self._ensure_consumer(), aiokafka.TopicPartition(*tp)
-        committed: int | None = await self.call_thread(consumer.committed, aiokafka_tp)
-        if committed is not None:
-            return committed
-        first: int = (await self.call_thread(consumer.beginning_offsets, [aiokafka_tp]))[aiokafka_tp]
-        return first
+        committed, _ = (await self.positions([tp]))[tp]
+        return committed
+
+    async def positions(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
+        """The committed offset of each partition, if there is none the log's first one, and the log's first one."""
+        found: dict[TP, tuple[int, int]] = await self.call_thread(self._positions, tps) if tps else {}
+        return found
+
+    async def _positions(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
+        consumer = self._ensure_consumer()
+        wanted = {tp: aiokafka.TopicPartition(*tp) for tp in tps}
+        firsts = await consumer.beginning_offsets(list(wanted.values()))
+        committed = await asyncio.gather(*map(consumer.committed, wanted.values()))
+        return {
+            tp: (firsts[at] if offset is None else offset, firsts[at])
+            for (tp, at), offset in zip(wanted.items(), committed, strict=True)
+        }
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Whether the coordinator accepted `offsets` from us as a member of the group.

@@ -6,8 +6,9 @@ The engine does the work, in a thread of its own, so that the event loop lives a
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 import faust
@@ -72,6 +73,7 @@ class Host:
         self._app.timer(settings.idle_check_s)(self._check_idle)
         self._app.timer(_PROGRESS_S)(self._report)
         self._reported = (0, 0)
+        self._lost = 0  # offsets that expired before they were read
 
     def run(self, engine: Rounds, faust_options: Sequence[str] = ()) -> int:
         """Run until a signal or a failure, close the engine, and return the exit status.
@@ -95,7 +97,7 @@ class Host:
         if isinstance(self._failure, Refused):
             raise self._failure
         counters = self._engine.counters
-        _log.info("stopped", events=counters.events, lists=counters.lists, status=status or 0)
+        _log.info("stopped", events=counters.events, lists=counters.lists, lost=self._lost, status=status or 0)
         return status if isinstance(status, int) else FAILED
 
     def fail(self, failure: BaseException) -> None:
@@ -153,6 +155,20 @@ class Host:
         recovered = await self._in_engine(self._engine.own, owned)
         seconds = round(self._loop.time() - started, 2)
         _log.info("owns partitions", partitions=sorted(owned), recovered=recovered, seconds=seconds)
+        async with self._fatal():
+            await self._check_lost()
+
+    async def _check_lost(self) -> None:
+        """Events may expire while no worker runs."""
+        for tp, (committed, first) in (await self._consumer.lost()).items():
+            if self._settings.on_lost_events == "stop":
+                raise Refused(
+                    f"{tp.topic}[{tp.partition}]: the committed offset is {committed} but the log begins at {first}, "
+                    f"the events between expired unread: go on without them with --on-lost-events continue"
+                )
+            self._consumer.skip(tp, first)
+            self._lost += first - committed
+            _log.error("events expired unread", partition=tp.partition, committed=committed, log_begins=first)
 
     async def _check_idle(self) -> None:
         async with self._consumer.round:
@@ -168,15 +184,17 @@ class Host:
 
     async def _in_engine(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `work` in the engine's thread. A failure there ends the process, wherever it was asked for."""
-        try:
+        async with self._fatal():
             return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
-        except Exception as failure:
-            await self._crash(failure)
-            raise
 
-    async def _crash(self, failure: BaseException) -> None:
-        self._note(failure)
-        await self._app.crash(failure)
+    @asynccontextmanager
+    async def _fatal(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except Exception as failure:
+            self._note(failure)
+            await self._app.crash(failure)
+            raise
 
     def _note(self, failure: BaseException) -> None:
         if self._failure is None:

@@ -31,6 +31,9 @@ class WorkerSettings(Command):
     rebase_steps: int = Field(
         20_000, ge=1, description="model steps that one round spends on states of the previous model; bounds its pause"
     )
+    on_lost_events: Literal["stop", "continue"] = Field(
+        "stop", description="what to do when the log begins after the committed offset: events expired unread"
+    )
     session_timeout_s: float = Field(30.0, ge=6, description="seconds after which a silent worker loses its partitions")
     commit_interval_s: float = Field(1.0, gt=0, description="seconds between commits of the input position")
     idle_check_s: float = Field(5.0, gt=0, description="seconds between looks at the changelog ends of idle partitions")

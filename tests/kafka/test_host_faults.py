@@ -1,18 +1,19 @@
 """Real workers on a real broker, killed, stopped and broken: afterwards the topics must balance."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from ops.kafka import LocalKafka
 from ops.topics import admin, create
 from schemas import event
 from schemas.event import Event
 from schemas.kafka import producer_config
-from schemas.settings import FAILED, Settings
+from schemas.settings import FAILED, REFUSED, Settings
 from schemas.topics import topics
 from tests.kafka.balance import assert_balanced, committed, done, end_of, ends, is_caught_up, read_topic, repeated_lists
 from tests.kafka.stream import Stream, publish_model, send, send_events
@@ -144,6 +145,55 @@ def test_a_worker_outlives_its_broker(own_kafka: LocalKafka, settings: Settings,
         wait_until(lambda: is_caught_up(mine), "the same process goes on")
         assert worker.stop() == 0
     assert_balanced(mine)
+
+
+def expire(settings: Settings, begins: Mapping[int, int]) -> None:
+    """Remove events as retention does: the log of each partition begins at an offset."""
+    wanted = [TopicPartition(settings.interactions, partition, offset) for partition, offset in begins.items()]
+    client = AdminClient({"bootstrap.servers": settings.broker})  # its results come only while it lives
+    for removed in client.delete_records(wanted).values():
+        removed.result(30)
+
+
+def test_events_that_expired_unread_stop_the_worker_unless_a_setting_says_otherwise(
+    served: Settings, tmp_path: Path
+) -> None:
+    send_events(served, 200)
+    with WorkerProcess(served, tmp_path) as worker:
+        wait_until(lambda: is_caught_up(served), "everything committed")
+        assert worker.stop() == 0
+    before = committed(served)
+    send_events(served, 200)
+    begins = {partition: offset + 3 for partition, offset in before.items()}
+    expire(served, begins)
+    with WorkerProcess(served, tmp_path) as worker:
+        assert worker.wait() == REFUSED
+        refusal = worker.output.splitlines()[-1]
+    assert "--on-lost-events continue" in refusal
+    told = [f"[{p}]: the committed offset is {before[p]} but the log begins at {begins[p]}," in refusal for p in before]
+    assert sum(told) == 1
+    assert committed(served) == before
+    with WorkerProcess(served, tmp_path, on_lost_events="continue") as worker:
+        wait_until(lambda: is_caught_up(served), "everything committed")
+        assert worker.stop() == 0
+        assert worker.wait_for("stopped")["lost"] == 3 * served.partitions
+        assert {line["log_begins"] for line in worker.logged("events expired unread")} == set(begins.values())
+
+
+def test_a_loss_is_counted_once_also_when_nothing_is_left_to_read(served: Settings, tmp_path: Path) -> None:
+    send_events(served, 200)
+    with WorkerProcess(served, tmp_path) as worker:
+        wait_until(lambda: is_caught_up(served), "everything committed")
+        assert worker.stop() == 0
+    send_events(served, 200)
+    expire(served, ends(served))
+    with WorkerProcess(served, tmp_path, on_lost_events="continue") as worker:
+        wait_until(lambda: is_caught_up(served), "everything committed")
+        assert worker.stop() == 0
+        assert worker.wait_for("stopped")["lost"] == 200
+    with WorkerProcess(served, tmp_path) as worker:
+        worker.wait_for(OWNS)
+        assert worker.stop() == 0
 
 
 def test_records_that_cannot_be_read_do_not_hold_up_the_others(served: Settings, tmp_path: Path) -> None:
