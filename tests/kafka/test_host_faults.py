@@ -102,7 +102,7 @@ def test_two_workers_share_the_partitions_and_one_takes_over(served: Settings, t
 def test_the_older_of_two_workers_with_one_id_says_so_and_ends(served: Settings, tmp_path: Path) -> None:
     with WorkerProcess(served, tmp_path) as older:
         older.wait_for(OWNS)
-        with WorkerProcess(served, tmp_path / "elsewhere") as newer:
+        with WorkerProcess(served, tmp_path / "elsewhere", artefact_store=tmp_path / "artefacts") as newer:
             assert older.wait() == FAILED
             assert "under the same worker id" in older.wait_for("the worker fails and ends")["error"]
             send_events(served, 100)
