@@ -312,7 +312,8 @@ class Kafka(Command):
     def run(self) -> int:
         """Start it, say where it is, and wait for Ctrl-C."""
         kafka = LocalKafka(self.data_dir / "kafka", self.port)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for end in (signal.SIGINT, signal.SIGTERM):  # a shell's background job would ignore the first one
+            signal.signal(end, signal.default_int_handler)
         with suppress(KeyboardInterrupt), kafka:
             print(f"Kafka {KAFKA_VERSION} at {kafka.bootstrap}, data in {kafka.data_dir}; Ctrl-C stops it", flush=True)
             raise BrokerFailed(f"the broker ended with status {kafka.wait()}\n{kafka.log_tail()}")
