@@ -9,21 +9,25 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from schemas import state
 from schemas.recommendation import Cause
 from schemas.state import NO_MODEL, StateRecord
 from stream_app.advance import Advanced, Change, advance
 from stream_app.broker import Broker, BrokerAway, Confirm, DeadLetter, NotOwner, Outgoing, Record
-from stream_app.fold import fold
+from stream_app.fold import Folded, fold
 from stream_app.intake import take_in
 from stream_app.lists import Wanted, encode_json, encode_msgpack
 from stream_app.model import Model
 from stream_app.settings import WorkerSettings
+from stream_app.shares import share_out
 from stream_app.user_table import UserTable
 
 _ATTEMPTS: Final = 3
@@ -91,6 +95,8 @@ class Engine:
         self._model: Model | None = None
         self._previous: Model | None = None
         self._unavailable: Collection[int] = ()
+        self._threads = settings.threads
+        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="compute")
         self._lock = threading.Lock()
 
     @property
@@ -161,6 +167,7 @@ class Engine:
         with self._lock:
             for partition in self._table.partitions:
                 self._table.close(partition)
+            self._pool.shutdown()
 
     def _overtaken(self, partition: int) -> bool:
         try:
@@ -273,22 +280,29 @@ class Engine:
         states: Mapping[int, dict[bytes, bytes]],
         lists: Mapping[int, list[tuple[bytes, bytes | None]]],
     ) -> None:
+        shares = [
+            [users[index] for index in share] for share in share_out([user.advanced for user in users], self._threads)
+        ]
+        answers = (map if len(shares) == 1 else self._pool.map)(partial(self._compute, model), shares)
+        for share, (folded, rows, scores) in zip(shares, answers, strict=True):
+            wanted: list[Wanted] = []
+            segment = -1
+            for partition, key, advanced, _ in share:
+                segment += len(advanced.segments)
+                if advanced.changed and not advanced.record.forgotten:
+                    last_state, last_query = folded.states[segment].tobytes(), folded.queries[segment].tobytes()
+                    states[partition][key] = state.encode_folded(advanced.record, model.version, last_state, last_query)
+                if advanced.owed:
+                    user_id = key.decode()
+                    wanted += [Wanted(user_id, partition, owed) for owed in advanced.owed]
+            values = self._encode(model, wanted, rows, scores, int(self._clock() * 1000))
+            for (user_id, partition, _owed), value in zip(wanted, values, strict=True):
+                lists[partition].append((user_id.encode(), value))
+
+    def _compute(self, model: Model, users: Sequence[_User]) -> tuple[Folded, NDArray[np.int32], NDArray[np.float32]]:
+        """Fold the users' segments and rank a list for each mark: rows and scores; in any thread."""
         folded = fold(model, [segment for user in users for segment in user.advanced.segments])
-        rows, scores = model.rank(folded.marked, folded.seen, folded.seen_lengths, self._list_length)
-        wanted: list[Wanted] = []
-        segment = -1
-        for partition, key, advanced, _ in users:
-            segment += len(advanced.segments)
-            if advanced.changed and not advanced.record.forgotten:
-                states[partition][key] = state.encode_folded(
-                    advanced.record, model.version, folded.states[segment].tobytes(), folded.queries[segment].tobytes()
-                )
-            if advanced.owed:
-                user_id = key.decode()
-                wanted += [Wanted(user_id, partition, owed) for owed in advanced.owed]
-        values = self._encode(model, wanted, rows, scores, int(self._clock() * 1000))
-        for (user_id, partition, _owed), value in zip(wanted, values, strict=True):
-            lists[partition].append((user_id.encode(), value))
+        return folded, *model.rank(folded.marked, folded.seen, folded.seen_lengths, self._list_length)
 
     def _count(self, users: Sequence[_User], outgoing: Mapping[int, Outgoing], contended: Collection[int]) -> None:
         counters = self.counters

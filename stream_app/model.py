@@ -31,7 +31,7 @@ _PROBE_TOLERANCE: Final = 1e-4
 
 
 class Model:
-    """Advances states and ranks items; one thread at a time."""
+    """Advances states and ranks items; in several threads, but for `set_unavailable`."""
 
     def __init__(self, manifest: Manifest, step: bytes, catalogue: Catalogue) -> None:
         """Load the graph.

@@ -4,6 +4,7 @@ Shape letters: E lists wanted, N items, D model width, K list length, C columns 
 """
 
 import math
+import threading
 from typing import Final
 
 import numpy as np
@@ -14,7 +15,7 @@ _CHUNK_SCORES: Final = 1 << 18
 
 
 class Ranker:
-    """Ranks all items of a catalogue for a query: score = embedding · query + bias. For one thread at a time."""
+    """Ranks all items of a catalogue for a query: score = embedding · query + bias."""
 
     def __init__(self, embedding: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
         """Take the catalogue: `embedding` [N, D] and `bias` [N]."""
@@ -28,7 +29,7 @@ class Ranker:
         self._weights[:width, :n] = embedding.T
         self._weights[width] = self._bias
         # kept from call to call: fresh memory of this size costs more in page faults than the arithmetic
-        self._scores = np.empty((max(1, _CHUNK_SCORES // padded), padded), np.float32)
+        self._scratch = threading.local()
 
     def set_unavailable(self, rows: NDArray[np.int32]) -> None:
         """From now on the items in these rows are never ranked; all others are."""
@@ -53,16 +54,25 @@ class Ranker:
         """
         total = len(queries)
         rows, scores = np.empty((total, k), np.int32), np.empty((total, k), np.float32)
-        chunk, width = self._scores.shape
+        scratch = self._scores()
+        chunk, width = scratch.shape
         extended = np.concatenate((queries, np.ones((total, 1), np.float32)), axis=1)
         seen_ends = np.concatenate(([0], np.cumsum(seen_lengths)))
         for start in range(0, total, chunk):
             end = min(start + chunk, total)
-            all_scores = np.matmul(extended[start:end], self._weights, out=self._scores[: end - start])
+            all_scores = np.matmul(extended[start:end], self._weights, out=scratch[: end - start])
             lists = np.repeat(np.arange(0, (end - start) * width, width), seen_lengths[start:end])
             all_scores.reshape(-1)[lists + seen[seen_ends[start] : seen_ends[end]]] = -np.inf
             rows[start:end], scores[start:end] = _top(all_scores, self._columns, k)
         return rows, scores
+
+    def _scores(self) -> NDArray[np.float32]:
+        """This thread's buffer for the scores of some lists."""
+        if not hasattr(self._scratch, "scores"):
+            width = self._weights.shape[1]
+            self._scratch.scores = np.empty((max(1, _CHUNK_SCORES // width), width), np.float32)
+        scores: NDArray[np.float32] = self._scratch.scores
+        return scores
 
 
 def _top(scores: NDArray[np.float32], columns: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -48,7 +48,7 @@ class UserTable:
     @property
     def partitions(self) -> list[int]:
         """The open partitions."""
-        return list(self._stores)
+        return sorted(self._stores)
 
     def open(self, partition: int) -> Recovered:
         """Open a partition's store and bring it up to date with the changelog.

@@ -1,7 +1,9 @@
 """One worker, wired together."""
 
 import gc
+import sys
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
@@ -16,6 +18,8 @@ from stream_app.kafka_broker import KafkaBroker
 from stream_app.settings import WorkerSettings
 from stream_app.topic_check import await_topics
 
+_SWITCH_INTERVAL_S: Final = 0.0005
+"""how long a thread that comes back from native code waits for the interpreter at most: about a model step"""
 _log = structlog.get_logger()
 
 
@@ -33,6 +37,7 @@ def run_worker(settings: WorkerSettings, faust_options: Sequence[str] = ()) -> i
     champion = Champion(ArtefactStore(settings.artefact_store), engine.swap)
     availability = Availability(engine.set_unavailable)
     _collect_garbage_rarely()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with (
         Follower(settings, settings.items, availability, host.fail),
         Follower(settings, settings.models, champion, host.fail),

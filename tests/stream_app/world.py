@@ -98,7 +98,7 @@ class World:
 class Worker:
     """One process: an engine, its disk, and its place in the group."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, threads: int = 1) -> None:
         self.world = world
         self.name = name
         self.plan = Plan()
@@ -109,6 +109,7 @@ class Worker:
             history_length=WINDOW,
             list_length=LIST_LENGTH,
             rebase_steps=WINDOW,
+            threads=threads,
             partitions=PARTITIONS,
         )
         self.generation: dict[int, bool] = {}
