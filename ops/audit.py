@@ -85,10 +85,11 @@ def audit(settings: Settings, window: int, covered_from: Mapping[int, int] | Non
 def read_users(settings: Settings) -> dict[bytes, User]:
     """All users by their key, as the topic `interactions` has them."""
     users: dict[bytes, User] = {}
+    decode = settings.event_codec.decode
     for partition, offset, key, value in _read(settings, settings.interactions):
         try:
             event.decode_key(key)
-            decoded = None if value is None else event.decode(value, key, 0)
+            decoded = None if value is None else decode(value, key, 0)
         except Malformed:
             continue
         if decoded is None:

@@ -1,5 +1,6 @@
 """An interaction event: the value of a record on the topic `interactions`."""
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +15,8 @@ MAX_VALUE_BYTES: Final = 64 * 1024
 MAX_TIMESTAMP_MS: Final = (1 << 32) * 1000 - 1
 """State records keep the time as unsigned 32-bit seconds: the year 2106."""
 
+_Fields = dict[str, Any]
+
 
 class Event(NamedTuple):
     """One user's interaction with one item at `timestamp_ms` (UTC milliseconds)."""
@@ -25,13 +28,16 @@ class Event(NamedTuple):
     event_id: str | None = None
 
 
-def decode(value: bytes, key: bytes | None, record_timestamp_ms: int) -> Event:
+def decode(
+    value: bytes, key: bytes | None, record_timestamp_ms: int, read: Callable[[_Fields], _Fields] | None = None
+) -> Event:
     """Decode and validate the value of a record. A null value is a tombstone and no event: see `decode_key`.
 
     Args:
         value: a msgpack map, or a JSON object when its first byte is ``{``. Unknown fields are ignored.
         key: the record's key, which must be the user id.
         record_timestamp_ms: stands in for a missing `timestamp`.
+        read: finds these fields in a map that has others, see `schemas.field_mapping`.
 
     Raises:
         Malformed: a rule of the event contract is broken.
@@ -39,6 +45,8 @@ def decode(value: bytes, key: bytes | None, record_timestamp_ms: int) -> Event:
     if len(value) > MAX_VALUE_BYTES:
         raise Malformed("value", f"{len(value)} bytes", f"must be at most {MAX_VALUE_BYTES} bytes")
     fields = unpack_map(value, "value")
+    if read is not None:
+        fields = read(fields)
     user_id = identifier("user_id", fields.get("user_id"))
     if user_id.encode() != key:
         raise Malformed("user_id", user_id, f"must equal the record's key {decode_key(key)!r}")
@@ -74,9 +82,10 @@ def decode_key(key: bytes | None) -> str:
         raise Malformed("key", key, "must be UTF-8") from None
 
 
-def encode(event: Event) -> bytes:
-    """The event as a msgpack map; defaults are left out."""
-    packed: bytes = msgpack.packb(_fields(event))
+def encode(event: Event, write: Callable[[_Fields], _Fields] | None = None) -> bytes:
+    """The event as a msgpack map; defaults are left out, and `write` may give the fields other names."""
+    fields = _fields(event)
+    packed: bytes = msgpack.packb(fields if write is None else write(fields))
     return packed
 
 
@@ -97,8 +106,8 @@ def event_kind(event_type: str) -> int:
     return 1 + blake2b(event_type.encode(), digest_size=8).digest()[0] % 255
 
 
-def _fields(event: Event) -> dict[str, Any]:
-    fields: dict[str, Any] = {"user_id": event.user_id, "item_id": event.item_id, "timestamp": event.timestamp_ms}
+def _fields(event: Event) -> _Fields:
+    fields: _Fields = {"user_id": event.user_id, "item_id": event.item_id, "timestamp": event.timestamp_ms}
     if event.event_type != DEFAULT_TYPE:
         fields["event_type"] = event.event_type
     if event.event_id is not None:

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from schemas.field_mapping import Codec, FieldMapping, TimeUnit
 
 DONE, FAILED, REFUSED = 0, 1, 2
 """Exit statuses: done; failed, a restart helps; a wrong setting or a refusal to start, a restart does not help."""
@@ -43,6 +45,12 @@ class Settings(BaseSettings):
     partitions: int = Field(16, ge=1, le=10_000, description="partitions of the topics that hold users")
     replication: int = Field(1, ge=1, le=10, description="copies of each partition; 3 on a real cluster")
     interactions: TopicName = Field("interactions", description="topic of events")
+    event_fields: str = Field(
+        "",
+        description="where your producers' own events have ours: user_id=customer.id,item_id=sku,timestamp=ts; "
+        "a dot leads into a nested map, what is not named keeps its name",
+    )
+    event_time_unit: TimeUnit = Field("ms", description="unit of the events' timestamp: s, ms, us, ns or iso (8601)")
     recommendations: TopicName = Field("recommendations", description="topic of lists")
     dead_letters: TopicName = Field("interactions.dlq", description="topic of records that could not be read")
     models: TopicName = Field("models", description="topic of model manifests")
@@ -56,6 +64,19 @@ class Settings(BaseSettings):
     def changelog(self) -> str:
         """Topic of the users' state records."""
         return f"{self.app}-users-changelog"
+
+    @property
+    def event_codec(self) -> Codec:
+        """Reads and writes events as `event_fields` and `event_time_unit` say."""
+        if self.event_fields or self.event_time_unit != "ms":
+            return FieldMapping.parse(self.event_fields, self.event_time_unit).codec
+        return Codec()
+
+    @field_validator("event_fields")
+    @classmethod
+    def _event_fields_make_a_mapping(cls, text: str) -> str:
+        FieldMapping.parse(text)
+        return text
 
     def environment(self) -> dict[str, str]:
         """All settings as a child process reads them from its environment; None is left out."""

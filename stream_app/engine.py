@@ -88,6 +88,7 @@ class Engine:
         self._every = settings.emit == "every"
         self._rebase_steps = settings.rebase_steps
         self._skipped = {tuple(map(int, place.split(":"))) for place in settings.skip_records.split(",") if place}
+        self._decode = settings.event_codec.decode
         self._broker = broker
         self._confirm = confirm
         self._clock = clock
@@ -199,7 +200,9 @@ class Engine:
         letters: dict[int, list[DeadLetter]] | None = None
         for _ in range(_ATTEMPTS):
             intakes = {
-                partition: take_in(records, self._table.input_position(partition), self._skipped_of(partition))
+                partition: take_in(
+                    records, self._table.input_position(partition), self._skipped_of(partition), self._decode
+                )
                 for partition, records in batches.items()
             }
             if letters is None:  # sent once, however often the round starts over

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from schemas import event
+from schemas.field_mapping import Decode
 from schemas.item import item_hash
 from schemas.malformed import Malformed
 from stream_app.advance import Change
@@ -21,13 +22,16 @@ class Intake(NamedTuple):
     """the next input offset"""
 
 
-def take_in(records: Sequence[Record], position: int, skipped: Collection[int] = ()) -> Intake:
+def take_in(
+    records: Sequence[Record], position: int, skipped: Collection[int] = (), decode: Decode = event.decode
+) -> Intake:
     """Decode `records`, in offset order.
 
     Args:
         records: of one partition.
         position: records below this offset are done already.
         skipped: offsets that an operator wants dead-lettered unread.
+        decode: reads an event out of a record's value.
     """
     changes: dict[bytes, list[Change]] = {}
     dead_letters: list[DeadLetter] = []
@@ -38,7 +42,7 @@ def take_in(records: Sequence[Record], position: int, skipped: Collection[int] =
         try:
             if record.offset in skipped:
                 raise Malformed("offset", record.offset, "is skipped by a setting")
-            change = _decode(record)
+            change = _change(record, decode)
         except Malformed as malformed:
             dead_letters.append(DeadLetter(record, str(malformed)))
             continue
@@ -51,11 +55,11 @@ def take_in(records: Sequence[Record], position: int, skipped: Collection[int] =
     return Intake(changes, dead_letters, position)
 
 
-def _decode(record: Record) -> Change:
+def _change(record: Record, decode: Decode) -> Change:
     if record.value is None:
         event.decode_key(record.key)
         return Change(record.offset, record.timestamp_ms)
-    decoded = event.decode(record.value, record.key, record.timestamp_ms)
+    decoded = decode(record.value, record.key, record.timestamp_ms)
     return Change(
         record.offset,
         decoded.timestamp_ms,

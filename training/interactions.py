@@ -8,6 +8,7 @@ from confluent_kafka import Message
 
 from schemas import inter_file
 from schemas.event import decode, decode_key
+from schemas.field_mapping import Decode
 from schemas.kafka import end_offsets, read_topic
 from schemas.malformed import Malformed
 from schemas.settings import Settings
@@ -50,9 +51,9 @@ def read_interactions(settings: Settings) -> Reading:
         TimeoutError: a partition stopped giving records.
     """
     ends = end_offsets(settings, settings.interactions)
-    builder, counts = HistoryBuilder(), Counts()
+    builder, counts, of_value = HistoryBuilder(), Counts(), settings.event_codec.decode
     for _, messages in read_topic(settings, settings.interactions, ends):
-        append(builder, counts, messages)
+        append(builder, counts, messages, of_value)
     return Reading(
         builder.build(),
         {str(partition): end for partition, end in ends.items()},
@@ -72,7 +73,7 @@ class Counts:
     forgotten: int = 0
 
 
-def append(builder: HistoryBuilder, counts: Counts, messages: Iterable[Message]) -> None:
+def append(builder: HistoryBuilder, counts: Counts, messages: Iterable[Message], of_value: Decode = decode) -> None:
     """Add records of one partition, in their order, as the worker understands them."""
     for message in messages:
         counts.records += 1
@@ -82,7 +83,7 @@ def append(builder: HistoryBuilder, counts: Counts, messages: Iterable[Message])
                 builder.forget(decode_key(key))
                 counts.forgotten += 1
             else:
-                event = decode(value, key, message.timestamp()[1])
+                event = of_value(value, key, message.timestamp()[1])
                 builder.add(event.user_id, event.item_id, event.timestamp_ms, event.event_id)
         except Malformed:
             counts.malformed += 1
