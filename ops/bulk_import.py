@@ -9,11 +9,10 @@ from rich.console import Console
 from rich.progress import track
 
 from ops.publisher import Publisher
-from ops.source import Source
+from ops.source import Events, Source
 from ops.titles import items_beside, read_items
 from ops.topics import admin, require
-from schemas import event, item
-from schemas.inter_file import Interactions
+from schemas import item
 from schemas.item import Item
 from schemas.settings import DONE, Settings
 
@@ -28,8 +27,8 @@ class Imported(NamedTuple):
     """from the first record to the last acknowledgement"""
 
 
-def import_interactions(settings: Settings, interactions: Interactions, show: bool = False) -> Imported:
-    """Produce the events in time order and wait for every acknowledgement; `show` a progress bar on stderr.
+def import_interactions(settings: Settings, interactions: Events, show: bool = False) -> Imported:
+    """Produce the events in their order and wait for every acknowledgement; `show` a progress bar on stderr.
 
     The events keep their own timestamps; the records' are the time of producing, so that retention counts from now.
 
@@ -37,10 +36,11 @@ def import_interactions(settings: Settings, interactions: Interactions, show: bo
         KafkaException, TimeoutError: a record was lost, or not acknowledged in time.
     """
     console = Console(stderr=True, quiet=not show)
+    encode = settings.event_codec.encode
     began = time.perf_counter()
     with Publisher(settings, _LINGER_MS) as publisher:
         for one in track(interactions.events(), "importing", len(interactions), console=console, transient=True):
-            publisher.send(settings.interactions, one.user_id, event.encode(one))
+            publisher.send(settings.interactions, one.user_id, encode(one))
     return Imported(publisher.sent, time.perf_counter() - began)
 
 
@@ -56,12 +56,12 @@ def import_items(settings: Settings, items: Mapping[str, Item]) -> None:
 
 
 class Import(Source):
-    """produce the events of a RecBole .inter file, and the titles of the .item file beside it"""
+    """produce the events of a file, and the titles of the .item file beside it"""
 
     def run(self) -> int:
         """Import and report."""
         path = self.path()
-        interactions = self.read(path)
+        interactions, skipped = self.read(path)
         titles = items_beside(path)
         items = read_items(titles) if titles else {}
         with admin(self.broker) as client:
@@ -72,6 +72,7 @@ class Import(Source):
         self.report(
             f"{imported.events:,} events in {imported.seconds:.1f} s ({rate:,} events/s), {len(items):,} titles",
             events=imported.events,
+            skipped=skipped,
             titles=len(items),
             seconds=round(imported.seconds, 3),
             events_per_second=rate,

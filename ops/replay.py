@@ -1,15 +1,18 @@
 """A file as live traffic: its events at a steady rate."""
 
+import sys
 import time
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from pydantic import Field
+from rich.console import Console
+from rich.progress import track
 
 from ops.publisher import Publisher
 from ops.source import Source
 from ops.topics import admin, require
-from schemas.event import Event, encode
+from schemas.event import Event
 from schemas.settings import DONE, Settings
 
 _SHORTEST_WAIT_S: Final = 0.001
@@ -37,6 +40,7 @@ def replay(settings: Settings, events: Iterable[Event], rate: float, now: bool =
     Raises:
         KafkaException, TimeoutError: a record was lost, or not acknowledged in time.
     """
+    encode = settings.event_codec.encode
     began, late_s = time.monotonic(), 0.0
     with Publisher(settings) as publisher:
         for number, event in enumerate(events):
@@ -50,22 +54,25 @@ def replay(settings: Settings, events: Iterable[Event], rate: float, now: bool =
 
 
 class Replay(Source):
-    """produce the events of a RecBole .inter file as live traffic"""
+    """produce the events of a file as live traffic"""
 
     rate: float = Field(200.0, gt=0, description="events per second")
     now: bool = Field(False, description="events happen when they are produced, instead of at their own time")
 
     def run(self) -> int:
         """Replay and report."""
-        interactions = self.read(self.path())
+        interactions, skipped = self.read(self.path())
         with admin(self.broker) as client:
             require(client, self.interactions)
-        replayed = replay(self, interactions.events(), self.rate, self.now)
+        console = Console(stderr=True, quiet=not sys.stderr.isatty())
+        events = track(interactions.events(), "replaying", len(interactions), console=console, transient=True)
+        replayed = replay(self, events, self.rate, self.now)
         rate = replayed.events / replayed.seconds
         self.report(
             f"{replayed.events:,} events in {replayed.seconds:.1f} s ({rate:,.1f} events/s), "
             f"at most {replayed.late_s * 1000:.0f} ms late",
             events=replayed.events,
+            skipped=skipped,
             seconds=round(replayed.seconds, 3),
             events_per_second=round(rate, 1),
             late_ms=round(replayed.late_s * 1000, 1),
