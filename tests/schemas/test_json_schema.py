@@ -26,7 +26,11 @@ anything = st.recursive(
 )
 near_events = st.fixed_dictionaries(
     {"item_id": near_ids | anything},
-    optional={"timestamp": near_times | anything, "event_type": near_ids | anything, "event_id": near_ids | anything},
+    optional={
+        "timestamp": st.none() | near_times | anything,
+        "event_type": st.none() | near_ids | anything,
+        "event_id": st.none() | near_ids | anything,
+    },
 )
 lists = st.builds(
     Recommendation,
