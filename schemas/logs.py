@@ -13,10 +13,16 @@ _QUIET_S: Final = 10.0
 
 
 def configure(level: str, **context: Any) -> None:
-    """Send structlog and the standard library's loggers to stderr in one form; `context` is on every line."""
+    """Send structlog and the standard library's loggers to stderr in one form.
+
+    `context` is on every line; a function in it is called for each.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
-        lambda _logger, _method, event: {**context, **event},
+        lambda _logger, _method, event: {
+            **{name: value() if callable(value) else value for name, value in context.items()},
+            **event,
+        },
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

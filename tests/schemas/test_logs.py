@@ -95,3 +95,11 @@ def test_our_own_repeated_messages_are_kept(capsys: pytest.CaptureFixture[str]):
     for partition in range(3):
         structlog.get_logger().warning("healed", partition=partition)
     assert [line["partition"] for line in lines(capsys)] == [0, 1, 2]
+
+
+def test_a_function_in_the_context_is_asked_for_each_line(capsys: pytest.CaptureFixture[str]):
+    versions = iter([None, 7])
+    logs.configure("INFO", worker="w1", serving=lambda: next(versions))
+    structlog.get_logger().info("started")
+    structlog.get_logger().info("swapped")
+    assert [line["serving"] for line in lines(capsys)] == [None, 7]
