@@ -161,12 +161,13 @@ class BatchConsumer(driver.Consumer):
         positions = await self._thread.positions(self.assignment())
         return {tp: (committed, first) for tp, (committed, first) in positions.items() if committed < first}
 
-    def lag(self) -> int:
-        """Offsets between what is durable and the end of the log, as of the last fetch, over all owned partitions."""
+    def lag(self) -> dict[int, int]:
+        """Offsets between what is durable and the end of the log, as of the last fetch, by owned partition."""
         ends = {tp: self.highwater(tp) for tp in self.assignment()}
-        return sum(
-            max(0, (end or 0) - (self._done.get(tp) or self._committed_offset[tp] or 0)) for tp, end in ends.items()
-        )
+        return {
+            tp.partition: max(0, (end or 0) - (self._done.get(tp) or self._committed_offset[tp] or 0))
+            for tp, end in ends.items()
+        }
 
     # What Faust calls.
 

@@ -131,8 +131,7 @@ class Champion:
 
     def _refuse(self, model: int | str, error: Exception) -> None:
         self.refused += 1
-        serving = self._serving.version if self._serving else None
-        _log.error("model refused, the one in service goes on", model=model, serving=serving, error=str(error))
+        _log.error("model refused, the one in service goes on", model=model, error=str(error))
 
 
 def _pauses() -> Iterator[float]:

@@ -6,7 +6,7 @@ events come again, and what a store has of them already is not applied twice.
 
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,6 +22,7 @@ from schemas.recommendation import Cause
 from schemas.state import NO_MODEL, StateRecord
 from stream_app.advance import Advanced, Change, advance
 from stream_app.broker import Broker, BrokerAway, Confirm, DeadLetter, NotOwner, Outgoing, Record
+from stream_app.counters import Counters, Stage, Stopwatch
 from stream_app.fold import Folded, fold
 from stream_app.intake import take_in
 from stream_app.lists import Wanted, encode_json, encode_msgpack
@@ -33,25 +34,6 @@ from stream_app.user_table import UserTable
 _ATTEMPTS: Final = 3
 _RECOVERING_PARTITIONS: Final = 4
 _log = structlog.get_logger()
-
-
-class Counters:
-    """What an engine has done since it started."""
-
-    events = 0
-    """applied"""
-    lists = 0
-    """acknowledged"""
-    replayed = 0
-    """events that came again after they were applied"""
-    repeated = 0
-    """events dropped because their event id was known"""
-    dead_letters = 0
-    rebased = 0
-    """states folded again under another model"""
-    healed = 0
-    """records put right after another writer"""
-    rounds = 0
 
 
 class _User(NamedTuple):
@@ -82,6 +64,7 @@ class Engine:
             clock: seconds since the epoch, for the lists' `emitted_at`.
         """
         self.counters = Counters()
+        self.stopwatch = Stopwatch()
         self._window = settings.history_length
         self._list_length = settings.list_length
         self._encode = encode_json if settings.list_format == "json" else encode_msgpack
@@ -110,6 +93,11 @@ class Engine:
         """The partitions that are open."""
         return self._table.partitions
 
+    @property
+    def progressed_at(self) -> float:
+        """When the engine last came a step further, also within a recovery; monotonic seconds."""
+        return max(self.stopwatch.since, self._table.replayed_at)
+
     def own(self, partitions: Collection[int]) -> int:
         """Open and recover exactly these partitions, close all others.
 
@@ -124,10 +112,14 @@ class Engine:
             for partition in set(self._table.partitions) - set(partitions):
                 self._table.close(partition)
             new = sorted(set(partitions) - set(self._table.partitions))
+            self.stopwatch.enter(Stage.RECOVER)
             with ThreadPoolExecutor(_RECOVERING_PARTITIONS) as pool:
                 recovered = dict(zip(new, pool.map(self._table.open, new), strict=True))
             self._send_again({partition: recovery.healed for partition, recovery in recovered.items()})
-            return sum(recovery.records for recovery in recovered.values())
+            self.stopwatch.enter(None)
+            records = sum(recovery.records for recovery in recovered.values())
+            self.counters.recovered += records
+            return records
 
     def process(self, batches: Mapping[int, Sequence[Record]]) -> None:
         """One round: apply the records of several partitions, each in offset order. All is durable when it returns.
@@ -144,6 +136,7 @@ class Engine:
         with self._lock:
             model.set_unavailable(self._unavailable)
             self._previous, self._model = self._model, model
+            self.counters.swaps += 1
 
     def set_unavailable(self, item_hashes: Collection[int]) -> None:
         """From the next round on these items are in no list; all others may be."""
@@ -162,6 +155,7 @@ class Engine:
         with self._lock:
             overtaken = [partition for partition in self._table.partitions if self._overtaken(partition)]
             self._send_again({partition: self._heal(partition) for partition in overtaken})
+            self.stopwatch.enter(None)
 
     def close(self) -> None:
         """Wait for the running round and close the stores."""
@@ -171,6 +165,7 @@ class Engine:
             self._pool.shutdown()
 
     def _overtaken(self, partition: int) -> bool:
+        self.stopwatch.enter(Stage.CHECK)
         try:
             return self._table.overtaken(partition)
         except BrokerAway as away:
@@ -198,7 +193,9 @@ class Engine:
             again: why users get a list although none of their events is new.
         """
         letters: dict[int, list[DeadLetter]] | None = None
+        records, started = sum(map(len, batches.values())), time.monotonic()
         for _ in range(_ATTEMPTS):
+            self.stopwatch.enter(Stage.INTAKE)
             intakes = {
                 partition: take_in(
                     records, self._table.input_position(partition), self._skipped_of(partition), self._decode
@@ -209,6 +206,7 @@ class Engine:
                 letters = {partition: intake.dead_letters for partition, intake in intakes.items()}
             else:
                 letters = {}
+            self.stopwatch.enter(Stage.ADVANCE)
             users = self._advance(
                 {
                     partition: {**dict.fromkeys(owed.get(partition, ()), ()), **intake.changes}
@@ -221,7 +219,10 @@ class Engine:
                 partition: Outgoing(lists[partition], list(states[partition].items()), letters.get(partition, ()))
                 for partition in batches
             }
+            self.stopwatch.enter(Stage.SEND)
             offsets = self._broker.send(outgoing)
+            self._measure_latency(batches)
+            self.stopwatch.enter(Stage.STORE)
             contended = [
                 partition
                 for partition, intake in intakes.items()
@@ -229,7 +230,9 @@ class Engine:
             ]
             self._count(users, outgoing, contended)
             if not contended:
-                self.counters.rounds += 1
+                self.stopwatch.enter(None)
+                self.counters.round_records.observe(records)
+                self.counters.round_s.observe(self.stopwatch.since - started)
                 return
             owed = {partition: {*owed.get(partition, ()), *self._heal(partition)} for partition in contended}
             batches, again = {partition: batches[partition] for partition in contended}, Cause.HEAL
@@ -263,6 +266,7 @@ class Engine:
         self, users: Sequence[_User]
     ) -> tuple[dict[int, dict[bytes, bytes]], dict[int, list[tuple[bytes, bytes | None]]]]:
         """Step 4: fold and rank; the encoded states and lists by partition."""
+        self.stopwatch.enter(Stage.ENCODE)
         states: dict[int, dict[bytes, bytes]] = defaultdict(dict)
         lists: dict[int, list[tuple[bytes, bytes | None]]] = defaultdict(list)
         for user in users:
@@ -286,8 +290,10 @@ class Engine:
         shares = [
             [users[index] for index in share] for share in share_out([user.advanced for user in users], self._threads)
         ]
+        self.stopwatch.enter(Stage.COMPUTE)
         answers = (map if len(shares) == 1 else self._pool.map)(partial(self._compute, model), shares)
         for share, (folded, rows, scores) in zip(shares, answers, strict=True):
+            self.stopwatch.enter(Stage.ENCODE)
             wanted: list[Wanted] = []
             segment = -1
             for partition, key, advanced, _ in share:
@@ -301,6 +307,7 @@ class Engine:
             values = self._encode(model, wanted, rows, scores, int(self._clock() * 1000))
             for (user_id, partition, _owed), value in zip(wanted, values, strict=True):
                 lists[partition].append((user_id.encode(), value))
+            self.stopwatch.enter(Stage.COMPUTE)
 
     def _compute(self, model: Model, users: Sequence[_User]) -> tuple[Folded, NDArray[np.int32], NDArray[np.float32]]:
         """Fold the users' segments and rank a list for each mark: rows and scores; in any thread."""
@@ -311,12 +318,19 @@ class Engine:
         counters = self.counters
         for sent in outgoing.values():
             counters.lists += sum(value is not None for _, value in sent.lists)
-            counters.dead_letters += len(sent.dead_letters)
+            counters.dead_letters.update(letter.reason.partition(":")[0] for letter in sent.dead_letters)
         for user in users:
             if user.partition not in contended:
                 counters.events += user.advanced.applied
                 counters.repeated += user.advanced.repeated
                 counters.replayed += user.advanced.replayed
+
+    def _measure_latency(self, batches: Mapping[int, Sequence[Record]]) -> None:
+        if self._model is not None:
+            now_ms = self._clock() * 1000
+            sent_ms = Counter(record.timestamp_ms for records in batches.values() for record in records)
+            for timestamp_ms, records in sent_ms.items():
+                self.counters.event_to_list_s.observe(max(0.0, now_ms - timestamp_ms) / 1000, records)
 
     def _skipped_of(self, partition: int) -> Collection[int]:
         return {offset for skipped, offset in self._skipped if skipped == partition}

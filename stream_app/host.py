@@ -6,9 +6,11 @@ The engine does the work, in a thread of its own, so that the event loop lives a
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 import faust
@@ -20,7 +22,8 @@ from mode import CrashingSupervisor
 from schemas.settings import FAILED, Refused
 from stream_app.batch_transport import SCHEME, Batch, BatchConsumer, NoTables
 from stream_app.broker import Record
-from stream_app.engine import Counters, store_directory
+from stream_app.counters import Counters
+from stream_app.engine import store_directory
 from stream_app.settings import WorkerSettings
 
 _HEARTBEATS_PER_SESSION: Final = 10
@@ -29,6 +32,7 @@ _FETCH_BYTES: Final = 1 << 20
 _ROUND_BYTES: Final = 16 << 20
 """of keys and values that one round takes at most, but for its last batch"""
 _PROGRESS_S: Final = 10.0
+_BEAT_S: Final = 1.0
 
 _log = structlog.get_logger()
 P = ParamSpec("P")
@@ -54,7 +58,14 @@ class Rounds(Protocol):
 
 
 class Host:
-    """One worker process: a Faust app around an engine."""
+    """One worker process: a Faust app around an engine.
+
+    Attributes:
+        beat_at: when the event loop last came round; None before it runs. These times are monotonic seconds.
+        busy_since: when the engine was given what it does now; None while it rests.
+        lag: offsets between what is durable and the end of the log, by partition, as of the last fetch.
+        expired: offsets that expired before they were read.
+    """
 
     _engine: Rounds
     _loop: asyncio.AbstractEventLoop
@@ -62,7 +73,7 @@ class Host:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, "engine")
-        self._owned: set[int] = set()
+        self._owned: set[int] | None = None
         self._failure: BaseException | None = None
         self._app = _app(settings)
         self._topic = self._app.topic(settings.interactions, key_serializer="raw", value_serializer="raw")
@@ -73,7 +84,15 @@ class Host:
         self._app.timer(settings.idle_check_s)(self._check_idle)
         self._app.timer(_PROGRESS_S)(self._report)
         self._reported = (0, 0)
-        self._lost = 0  # offsets that expired before they were read
+        self.beat_at: float | None = None
+        self.busy_since: float | None = None
+        self.lag: Mapping[int, int] = {}
+        self.expired = 0
+
+    @property
+    def owned(self) -> Collection[int] | None:
+        """The partitions that the group gave to this worker, open or not yet; None while it has not decided."""
+        return self._owned
 
     def run(self, engine: Rounds, faust_options: Sequence[str] = ()) -> int:
         """Run until a signal or a failure, close the engine, and return the exit status.
@@ -82,11 +101,12 @@ class Host:
             Refused: the engine must not work on what it found.
         """
         self._engine = engine
-        port = self._settings.web_port
-        web = ["--with-web", f"--web-port={port}", "--web-bind=127.0.0.1"] if port else ["--without-web"]
         status: int | str | None = FAILED
+        self._loop = asyncio.new_event_loop()
+        self._loop.call_soon(self._beat)
+        asyncio.set_event_loop(self._loop)  # Faust takes it
         try:
-            cli(["--quiet", "worker", *web, *faust_options], app=self._app)
+            cli(["--quiet", "worker", "--without-web", *faust_options], app=self._app)
         except SystemExit as end:
             status = FAILED if self._failure else end.code
         finally:
@@ -97,7 +117,7 @@ class Host:
         if isinstance(self._failure, Refused):
             raise self._failure
         counters = self._engine.counters
-        _log.info("stopped", events=counters.events, lists=counters.lists, lost=self._lost, status=status or 0)
+        _log.info("stopped", events=counters.events, lists=counters.lists, lost=self.expired, status=status or 0)
         return status if isinstance(status, int) else FAILED
 
     def fail(self, failure: BaseException) -> None:
@@ -142,18 +162,17 @@ class Host:
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         """After the running round was waited for and committed: the partitions are not ours from here on."""
-        if self._owned:
-            self._owned = set()
+        owned, self._owned = self._owned, None
+        if owned:
             await self._in_engine(self._engine.own, ())
 
     async def _on_rebalanced(self, *_: Any, **__: Any) -> None:
         """Before the first record of the new generation is fetched."""
-        self._loop = asyncio.get_running_loop()
         owned = {tp.partition for tp in self._consumer.assignment() if tp.topic == self._settings.interactions}
         self._owned = owned  # before the wait: a revoke meanwhile must close them again
-        started = self._loop.time()
+        started = time.monotonic()
         recovered = await self._in_engine(self._engine.own, owned)
-        seconds = round(self._loop.time() - started, 2)
+        seconds = round(time.monotonic() - started, 2)
         _log.info("owns partitions", partitions=sorted(owned), recovered=recovered, seconds=seconds)
         async with self._fatal():
             await self._check_lost()
@@ -167,7 +186,7 @@ class Host:
                     f"the events between expired unread: go on without them with --on-lost-events continue"
                 )
             self._consumer.skip(tp, first)
-            self._lost += first - committed
+            self.expired += first - committed
             _log.error("events expired unread", partition=tp.partition, committed=committed, log_begins=first)
 
     async def _check_idle(self) -> None:
@@ -175,17 +194,33 @@ class Host:
             if self._owned and self._consumer.flow_active:
                 await self._in_engine(self._engine.check_idle)
 
+    def _beat(self) -> None:
+        """Called once a second, from the first moment of the event loop to its last."""
+        self.beat_at = time.monotonic()
+        self._loop.call_later(_BEAT_S, self._beat)
+        # while the flow is active, the assignment does not change before the event loop has heard of it
+        self.lag = self._consumer.lag() if self._owned and self._consumer.flow_active else {}
+
     async def _report(self) -> None:
         events, lists = self._engine.counters.events, self._engine.counters.lists
         if (events, lists) != self._reported:
             rate = round((events - self._reported[0]) / _PROGRESS_S)
             self._reported = events, lists
-            _log.info("progress", events=events, lists=lists, events_per_s=rate, lag=self._consumer.lag())
+            _log.info("progress", events=events, lists=lists, events_per_s=rate, lag=sum(self.lag.values()))
 
     async def _in_engine(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `work` in the engine's thread. A failure there ends the process, wherever it was asked for."""
         async with self._fatal():
-            return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+            return await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._busy, partial(work, *args, **kwargs)
+            )
+
+    def _busy(self, work: Callable[[], R]) -> R:
+        self.busy_since = time.monotonic()
+        try:
+            return work()
+        finally:
+            self.busy_since = None
 
     @asynccontextmanager
     async def _fatal(self) -> AsyncIterator[None]:

@@ -45,7 +45,14 @@ class WorkerSettings(Command):
         0,
         ge=0,
         le=65_535,
-        description="port of Faust's HTTP server on localhost, 0 for none; several workers take it and the next ones",
+        description="port of /metrics, /live and /ready, 0 for none; several workers take it and the next ones",
+    )
+    web_host: str = Field("127.0.0.1", min_length=1, description="address of that port; 0.0.0.0 or :: for all")
+    stuck_after_s: float = Field(
+        60.0,
+        gt=0,
+        description="seconds without a step of the event loop or the engine after which /live fails; "
+        "waiting for brokers to take what was sent is no standstill: it ends the worker after 300 s",
     )
 
     @model_validator(mode="after")

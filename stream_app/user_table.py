@@ -44,6 +44,8 @@ class UserTable:
         self._confirm = confirm
         self._history_length = history_length
         self._stores: dict[int, Store] = {}
+        self.replayed_at = 0.0
+        """when a part of a changelog was last taken in, in monotonic seconds"""
 
     @property
     def partitions(self) -> list[int]:
@@ -161,7 +163,8 @@ class UserTable:
                 _keep_newer(store, newest, stale)
             store.write(newest, position, logged=False)
             records += len(batch)
-            if (now := time.monotonic()) - reported > _REPORT_S:
+            self.replayed_at = now = time.monotonic()
+            if now - reported > _REPORT_S:
                 reported = now
                 _log.info("recovering", partition=partition, records=records, per_s=round(records / (now - started)))
         if records:
