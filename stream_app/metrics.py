@@ -1,7 +1,9 @@
 """What Prometheus scrapes of a worker; every number is read when it is asked for, and none is labelled with a user."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from math import isinf
 from pathlib import Path
 
@@ -130,9 +132,8 @@ def _histogram(name: str, documentation: str, histogram: Histogram) -> Metric:
 def _size(directory: Path) -> int:
     """Bytes of all files; RocksDB may remove some meanwhile."""
     size = 0
-    for path in directory.rglob("*"):
-        try:
-            size += path.stat().st_size
-        except FileNotFoundError:
-            continue
+    for folder, _, files in os.walk(directory):
+        for file in files:
+            with suppress(FileNotFoundError):
+                size += Path(folder, file).stat().st_size
     return size

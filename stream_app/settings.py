@@ -50,7 +50,7 @@ class WorkerSettings(Command):
     web_host: str = Field("127.0.0.1", min_length=1, description="address of that port; 0.0.0.0 or :: for all")
     stuck_after_s: float = Field(
         60.0,
-        gt=0,
+        ge=2,
         description="seconds without a step of the event loop or the engine after which /live fails; "
         "waiting for brokers to take what was sent is no standstill: it ends the worker after 300 s",
     )

@@ -1,6 +1,7 @@
 """The worker's HTTP server: `/metrics` for Prometheus, `/live` and `/ready` for whoever runs the worker.
 
-It answers from threads of its own, so that a worker that stands still can say so.
+It answers from threads of its own, so that a worker that stands still can say so. A process that is frozen as a whole
+cannot: probes need a time limit.
 """
 
 import socket
@@ -52,8 +53,10 @@ def serve(application: WSGIApplication, host: str, port: int) -> Iterator[int]:
         raise Refused(f"web_host {host}, web_port {port}: {error.strerror}") from error
     with server:
         threading.Thread(target=server.serve_forever, args=(_STOP_S,), name="web", daemon=True).start()
-        yield server.server_port
-        server.shutdown()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
 
 
 class _Server6(ThreadingWSGIServer):

@@ -1,3 +1,4 @@
+import threading
 import urllib.request
 
 import pytest
@@ -26,6 +27,19 @@ def test_it_serves_both_families_of_addresses(host: str, url: str):
         urllib.request.urlopen(f"http://{url}:{port}/metrics", timeout=10) as answer,
     ):
         assert "shown 7.0" in answer.read().decode()
+
+
+def test_a_worker_that_fails_takes_its_server_with_it():
+    def fail() -> None:
+        with serve(lambda *_: [], "127.0.0.1", 0):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    for thread in threading.enumerate():
+        if thread.name == "web":
+            thread.join(10)
+    assert "web" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_an_address_of_another_machine_is_refused():
