@@ -14,6 +14,7 @@ from ops.distribution import Unavailable
 from ops.kafka import BrokerFailed, Kafka
 from ops.program import ProgramFailed
 from ops.replay import Replay
+from ops.reset import Reset
 from ops.topics import Topics, Unreachable
 from ops.watch import Watch
 from schemas import logs
@@ -26,6 +27,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "import": Import,
     "replay": Replay,
     "watch": Watch,
+    "reset": Reset,
     "demo": Demo,
     "bench": Bench,
 }

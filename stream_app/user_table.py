@@ -157,7 +157,7 @@ class UserTable:
                 if found != identity:
                     raise Refused(
                         f"changelog partition {partition} belongs to {found.decode()}, now there are "
-                        f"{identity.decode()}: give RECOMMENDER_APP a new name to process the log again"
+                        f"{identity.decode()}: `python -m ops reset` or a new RECOMMENDER_APP processes the log again"
                     )
             if store.changelog_position > 0:
                 _keep_newer(store, newest, stale)
@@ -236,5 +236,5 @@ def _refuse_broken_changelog(store: Store, partition: int, low: int, end: int) -
     if position < low:
         raise Refused(
             f"changelog partition {partition} starts at offset {low}, {store.path} needs it from {position}: "
-            "give RECOMMENDER_APP a new name to process the log again"
+            "`python -m ops reset` or a new RECOMMENDER_APP processes the log again"
         )

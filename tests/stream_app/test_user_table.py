@@ -173,7 +173,7 @@ def test_a_changelog_of_other_topics_is_refused_on_a_new_disk(cluster: Cluster, 
     cluster.topics = TOPICS._replace(**change)
     message = refusal(cluster, "new disk")
     assert "changelog partition 0 belongs to" in message
-    assert "give RECOMMENDER_APP a new name to process the log again" in message
+    assert "`python -m ops reset` or a new RECOMMENDER_APP processes the log again" in message
 
 
 def test_a_store_ahead_of_its_changelog_is_refused_and_the_message_says_what_mends_it(cluster: Cluster):
@@ -197,7 +197,7 @@ def test_a_changelog_that_was_truncated_beyond_the_store_is_refused(cluster: Clu
     message = refusal(cluster)
     assert "changelog partition 0 starts at offset 4" in message
     assert "needs it from 3" in message
-    assert "give RECOMMENDER_APP a new name" in message
+    assert "`python -m ops reset`" in message
 
 
 def test_a_truncated_changelog_is_refused_on_a_new_disk(cluster: Cluster):
