@@ -9,6 +9,7 @@ from kafka.errors import KafkaError
 
 from ops.bench import Bench
 from ops.bulk_import import Import
+from ops.console.command import Console
 from ops.demo import Demo
 from ops.distribution import Unavailable
 from ops.kafka import BrokerFailed, Kafka
@@ -27,6 +28,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "import": Import,
     "replay": Replay,
     "watch": Watch,
+    "console": Console,
     "reset": Reset,
     "demo": Demo,
     "bench": Bench,

@@ -26,8 +26,8 @@ from ops import movielens
 from ops.audit import Audit, audit
 from ops.bulk_import import import_interactions, import_items
 from ops.distribution import KAFKA_VERSION
-from ops.kafka import LocalKafka
-from ops.live import Listener, LiveEvent, Received, count_hits, latencies_ms
+from ops.kafka import HOST, LocalKafka, free_port
+from ops.live import Answer, Listener, LiveEvent, Received, UserTraffic
 from ops.program import Program
 from ops.replay import replay
 from ops.titles import items_beside, read_items
@@ -106,16 +106,20 @@ class _Run:
 
     def run(self) -> tuple[dict[str, Any], Audit]:
         """Every step; the figures of the summary, and what the audit found."""
-        self._console.print(f"[bold]LRURec on Apache Kafka {KAFKA_VERSION}[/bold], files in {self._directory}\n")
+        kafka = LocalKafka(self._directory / "kafka")
+        settings = self._settings(kafka.bootstrap)
+        port = free_port()
+        self._console.print(f"[bold]LRURec on Apache Kafka {KAFKA_VERSION}[/bold], files in {self._directory}")
+        self._console.print(f"Watch it at http://{HOST}:{port}/\n")
         with ExitStack() as stack:
+            stack.enter_context(self._web_console(settings, port))
             with self._step("data") as say:
                 path = movielens.movielens()
                 interactions = read_interactions(path)
                 past, future = interactions.part(0, _IMPORTED), interactions.part(_IMPORTED, 1)
                 say(f"MovieLens 100K, {len(past):,} events to import and {len(future):,} to replay")
             with self._step("kafka") as say:
-                kafka = stack.enter_context(LocalKafka(self._directory / "kafka"))
-                settings = self._settings(kafka.bootstrap)
+                stack.enter_context(kafka)
                 with admin(settings.broker) as client:
                     made = create(client, topics(settings))
                 say(f"a real broker at {kafka.bootstrap}, {len(made)} topics")
@@ -162,6 +166,10 @@ class _Run:
         arguments = ["--processes", str(self._demo.workers), "--worker-id", "demo"]
         arguments += ["--data-dir", str(self._directory / "states"), "--history-length", str(_HISTORY_LENGTH)]
         return Program("stream_app", arguments, settings, self._directory / "workers.log")
+
+    def _web_console(self, settings: Settings, port: int) -> Program:
+        arguments = ["console", "--port", str(port)]
+        return Program("ops", arguments, settings, self._directory / "console.log", patient=True)
 
     def _training(self, settings: Settings, name: str, *, live: bool = False) -> Program:
         """One retraining. Beside live traffic it gives way to it, else it shows its progress bar."""
@@ -253,11 +261,9 @@ def _figures(
     swap_s: float | None,
     found: Audit,
 ) -> dict[str, Any]:
-    seen: dict[str, set[str]] = defaultdict(set)
-    for user_id, item_id in zip(past.user_ids, past.item_ids, strict=True):
-        seen[user_id].add(item_id)
-    hits = count_hits(events, received, seen, Counter(past.item_ids))
-    latency = latencies_ms(events, received)
+    answers = _answers(past, events, received)
+    foreseeable = [answer for answer in answers if answer.hit is not None]
+    latency = [answer.latency_ms for answer in answers]
     p50_ms, p99_ms = np.percentile(latency, [50, 99]).tolist() if latency else (None, None)
     return {
         "events": len(events),
@@ -265,9 +271,9 @@ def _figures(
         "events_per_s": round(len(events) / seconds, 1),
         "p50_ms": _rounded(p50_ms, 1),
         "p99_ms": _rounded(p99_ms, 1),
-        "hit_rate_10": _rounded(hits.hits / hits.events if hits.events else None, 4),
-        "popular_hit_rate_10": _rounded(hits.popular_hits / hits.events if hits.events else None, 4),
-        "hits_of": hits.events,
+        "hit_rate_10": _share([bool(answer.hit) for answer in foreseeable]),
+        "popular_hit_rate_10": _share([answer.popular_hit for answer in foreseeable]),
+        "hits_of": len(foreseeable),
         "swaps": max(0, len({received_.list.model for received_ in received}) - 1),
         "swap_to_first_list_s": _rounded(swap_s, 3),
         "lost": found.lost,
@@ -275,6 +281,21 @@ def _figures(
         "uncovered": found.uncovered,
         "wrong_histories": found.wrong_histories,
     }
+
+
+def _answers(past: Interactions, events: Sequence[LiveEvent], received: Sequence[Received]) -> list[Answer]:
+    """The answer to each event that got one; popularity is that of the past."""
+    users: dict[str, UserTraffic] = defaultdict(UserTraffic)
+    for user_id, item_id in zip(past.user_ids, past.item_ids, strict=True):
+        users[user_id].history.append(LiveEvent(-1, -1, user_id, item_id, 0))
+    for event in events:
+        users[event.user_id].history.append(event)
+    ranking = [item_id for item_id, _ in Counter(past.item_ids).most_common()]
+    return [answer for list_, at_ms in received for answer in users[list_.user_id].show(list_, at_ms, ranking)]
+
+
+def _share(found: Sequence[bool]) -> float | None:
+    return _rounded(sum(found) / len(found) if found else None, 4)
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -2,8 +2,7 @@
 
 import threading
 import time
-from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -84,63 +83,58 @@ class LiveEvent(NamedTuple):
     """when it was produced"""
 
 
-class Hits(NamedTuple):
-    """How many events were foreseen."""
+class Answer(NamedTuple):
+    """The first list that covers an event, and whether the event was foreseen."""
 
-    events: int
-    """whose user had a list before"""
-    hits: int
-    """the event's item was in the user's last list before it"""
-    popular_hits: int
+    event: LiveEvent
+    list: Recommendation
+    latency_ms: float
+    """from producing the event to the list"""
+    hit: bool | None
+    """the event's item was in the user's last list before it; None if there was none"""
+    popular_hit: bool
     """it was among the most popular items that the user had not met"""
 
 
-def latencies_ms(events: Sequence[LiveEvent], received: Sequence[Received]) -> list[float]:
-    """From producing each event to receiving the first list of its user at or after it; events without one are left
-    out."""
-    lists: dict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
-    for list_, at_ms in received:
-        lists[list_.partition, list_.user_id].append((list_.offset, at_ms))
-    found = []
-    for event in events:
-        arrivals = [at for offset, at in lists[event.partition, event.user_id] if offset >= event.offset]
-        if arrivals:
-            found.append(min(arrivals) - event.sent_ms)
-    return found
-
-
-def count_hits(
-    events: Sequence[LiveEvent],
-    received: Sequence[Received],
-    seen: Mapping[str, set[str]],
-    popularity: Counter[str],
-    k: int = 10,
-) -> Hits:
-    """Compare the lists with what the users did next.
+class UserTraffic:
+    """What one user did and was shown, oldest first.
 
     Args:
-        events: of the live traffic, each partition in offset order.
-        received: the lists; for a given event offset the last one counts.
-        seen: items that each user had met before the live traffic.
-        popularity: events of each item before the live traffic.
-        k: list length.
+        kept: events to remember; None for all.
     """
-    lists: dict[str, dict[int, frozenset[str]]] = defaultdict(dict)
-    for list_, _ in received:
-        lists[list_.user_id][list_.offset] = frozenset(item_id for item_id, _ in list_.items[:k])
-    offsets = {user_id: sorted(by_offset) for user_id, by_offset in lists.items()}
-    ranking = [item_id for item_id, _ in popularity.most_common()]
-    met = {user_id: set(items) for user_id, items in seen.items()}
-    counted = hits = popular_hits = 0
-    for event in events:
-        before = bisect_left(offsets.get(event.user_id, []), event.offset)
-        known = met.setdefault(event.user_id, set())
-        if before:
-            counted += 1
-            hits += event.item_id in lists[event.user_id][offsets[event.user_id][before - 1]]
-            popular_hits += event.item_id in _first_unseen(ranking, known, k)
-        known.add(event.item_id)
-    return Hits(counted, hits, popular_hits)
+
+    __slots__ = ("history", "lists")
+
+    def __init__(self, kept: int | None = None) -> None:
+        self.history: deque[LiveEvent] = deque(maxlen=kept)
+        self.lists: deque[Recommendation] = deque(maxlen=2)
+        """the last one, and the last one of an earlier event; for a given event offset the last list counts"""
+
+    def show(self, list_: Recommendation, at_ms: float, ranking: Sequence[str], k: int = 10) -> list[Answer]:
+        """Take in the user's next list; the answers to the events that it is the first to cover.
+
+        Args:
+            list_: its events must be in the history, if they are to be answered.
+            at_ms: when it came.
+            ranking: item ids, most popular first.
+            k: list length.
+        """
+        last = self.lists[-1] if self.lists else None
+        covered = last.offset if last else list_.offset - 1  # what came before may have had no model to serve it
+        expected = {item_id for item_id, _ in last.items[:k]} if last else set()
+        answers: list[Answer] = []
+        met: set[str] = set()
+        for event in self.history:
+            if covered < event.offset <= list_.offset:
+                hit = event.item_id in expected if last else None
+                popular_hit = event.item_id in _first_unseen(ranking, met, k)
+                answers.append(Answer(event, list_, at_ms - event.sent_ms, hit, popular_hit))
+            met.add(event.item_id)
+        if last and list_.offset == covered:
+            self.lists[-1] = list_
+        elif list_.offset > covered:
+            self.lists.append(list_)
+        return answers
 
 
 def _first_unseen(ranking: Sequence[str], seen: set[str], k: int) -> list[str]:
