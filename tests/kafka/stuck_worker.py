@@ -18,7 +18,7 @@ from stream_app.kafka_broker import KafkaBroker
 from stream_app.settings import WorkerSettings
 
 SLOW = "slow"
-BATCH_S = 0.1
+BATCH_S = 0.15
 
 _for_ever = threading.Event()
 _engine_stops = threading.Event()

@@ -104,9 +104,9 @@ def test_an_engine_that_stands_still_is_not_live(created: Settings, tmp_path: Pa
 
 
 def test_an_event_loop_that_stands_still_is_not_live(created: Settings, tmp_path: Path) -> None:
-    with WatchedWorker(created, tmp_path, STUCK, stuck_after_s=3) as worker:
+    with WatchedWorker(created, tmp_path, STUCK, stuck_after_s=2) as worker:
         worker.wait_for(OWNS)
-        assert worker.get("/live") == OK
+        wait_until(lambda: worker.get("/live") == OK, "live")
         worker.send(signal.SIGHUP)
         wait_until(worker.says("/live", 503, "the event loop stands still"), "not live")
 
@@ -117,12 +117,12 @@ def test_a_slow_recovery_is_live_and_not_ready(created: Settings, tmp_path: Path
         send_events(created, 300)
         wait_until(lambda: is_caught_up(created), "everything committed")
         assert worker.stop() == 0
-    # some 40 users a partition, 0.1 s each: longer than what counts as a standstill
-    with WatchedWorker(created, tmp_path, (*STUCK, SLOW), data_dir=tmp_path / "new", stuck_after_s=3) as worker:
+    # some 40 records a partition, with a pause before each: longer than what counts as a standstill
+    with WatchedWorker(created, tmp_path, (*STUCK, SLOW), data_dir=tmp_path / "new", stuck_after_s=5) as worker:
         wait_until(worker.says("/ready", 503, "recovering partitions [0, 1, 2, 3]"), "recovering")
         while worker.get("/ready") != OK:
             assert worker.get("/live") == OK
-        assert worker.wait_for(OWNS)["seconds"] > 3
+        assert worker.wait_for(OWNS)["seconds"] > 5
         assert worker.metrics()["recommender_recovered_records_total"] == worker.wait_for(OWNS)["recovered"] > 100
 
 
