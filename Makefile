@@ -1,12 +1,12 @@
 # make demo     the whole loop on this machine: a real Kafka, two workers, training, live traffic, a swap
 # make test     lint, format, types and all tests
 # make setup    .venv with everything; the other targets call it. PYTHON=python3.13 chooses the interpreter
-# make format, make lint, make constraints (newer pins), make clean
+# make format, make lint, make docs (the generated reference), make constraints (newer pins), make clean
 
 PYTHON ?= python3
 UV := uv==0.13.9
 
-.PHONY: setup demo test lint format constraints clean
+.PHONY: setup demo test lint format docs constraints clean
 
 setup: .venv/complete
 
@@ -24,6 +24,9 @@ lint: setup
 format: setup
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+docs: setup
+	.venv/bin/python -m ops.reference
 
 constraints: setup
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --upgrade --extra dev \
