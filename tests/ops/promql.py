@@ -9,7 +9,9 @@ from typing import Final
 
 import pytest
 from prometheus_client import REGISTRY, Metric
+from prometheus_client.parser import text_string_to_metric_families
 
+from ops.console.metrics import Metrics as ConsoleMetrics
 from schemas.artefact_store import ArtefactStore
 from stream_app.champion import Champion
 from stream_app.health import Health
@@ -23,12 +25,6 @@ RULES: Final = [ROOT / "prometheus" / "recording.yml", ROOT / "prometheus" / "al
 _IMAGE: Final = "prom/prometheus:v2.42.0"
 _DOCKER_FAILED: Final = 125
 _PROMETHEUS: Final = {"up", "ALERTS"}
-_CONSOLE: Final = {
-    "recommender_live_events_total",
-    "recommender_live_hits_total",
-    "recommender_live_popular_hits_total",
-    *(f"recommender_live_latency_seconds_{part}" for part in ("bucket", "sum", "count")),
-}
 _PARTS: Final = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 _NO_METRIC: Final = (
     r'"[^"]*"',
@@ -70,9 +66,10 @@ def samples(metric: Metric) -> set[str]:
 
 def known(directory: Path) -> set[str]:
     """All names that a query may use."""
-    registered = map(samples, [*worker_metrics(directory), *REGISTRY.collect()])
+    of_console = text_string_to_metric_families(ConsoleMetrics().exposition().decode())
+    registered = map(samples, [*worker_metrics(directory), *REGISTRY.collect(), *of_console])
     recorded = re.findall(r"- record: (\S+)", RULES[0].read_text())
-    return {*recorded, *_CONSOLE, *_PROMETHEUS}.union(*registered)
+    return {*recorded, *_PROMETHEUS}.union(*registered)
 
 
 def promtool(*arguments: str, directory: Path) -> None:
