@@ -154,18 +154,20 @@ def _csv(path: Path, columns: Columns) -> Iterator[_Table]:
 def _csv_rows(lines: Any, width: int, places: Mapping[str, int]) -> Iterator[tuple[int, Fields]]:
     for row in lines:
         if len(row) == width:
-            fields: dict[str, Any] = {field: row[place] or None for field, place in places.items()}
+            fields: dict[str, Any] = {field: row[place] for field, place in places.items()}
             fields["timestamp"] = _number(fields["timestamp"])
+            for field in ("event_type", "event_id"):
+                fields[field] = fields.get(field) or None
             yield lines.line_num, fields
         elif row:  # an empty line is none
             yield lines.line_num, Malformed("row", row, f"must have {width} fields, as the header has")
 
 
-def _number(text: str | None) -> int | float | str | None:
+def _number(text: str) -> int | float | str:
     """A number if it is one; whether it must be depends on the unit."""
     for kind in (int, float):
         try:
-            return kind(text or "")
+            return kind(text)
         except ValueError:
             pass
     return text

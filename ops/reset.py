@@ -2,6 +2,8 @@
 
 import shutil
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +19,11 @@ from schemas.settings import DONE, Refused, Settings
 from schemas.topics import topics
 
 _POLL_S: Final = 0.1
+_NOT_YET: Final = {
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+}
 
 
 class Reset(Report):
@@ -39,12 +46,14 @@ class Reset(Report):
                 renew_changelog(client, self)
                 for store in stores:
                     _remove(store)
-        where = f"{self.data_dir}: {len(stores)} deleted" if self.data_dir else "none deleted: --data-dir says where"
+        here = (
+            f"{len(stores)} in {self.data_dir} are deleted" if self.data_dir else "none are deleted without --data-dir"
+        )
         lines = [
             f"events     {events:,} of topic {self.interactions} are processed again, each user gets lists anew",
             f"offsets    of group {self.app} are forgotten",
             f"states     topic {self.changelog} is deleted and made anew, empty",
-            f"stores     in {where}; on every other host delete the folder {self.app} in its data_dir",
+            f"stores     {here}; on every other host delete the folder {self.app} in the workers' data_dir",
         ]
         if expired:
             lines.append(f"expired    {expired:,} events are gone from the log: the new states will not have them")
@@ -67,9 +76,7 @@ def refuse_members(settings: Settings) -> None:
         Refused: its group has members; every one is named.
         KafkaException: the cluster cannot be reached.
     """
-    groups = _groups(settings)
-    answer = groups.describe_consumer_groups([settings.app], request_timeout=TIMEOUT_S)
-    if members := answer[settings.app].result().members:
+    if members := _answer(settings, AdminClient.describe_consumer_groups).members:
         named = ", ".join(
             sorted(f"{member.group_instance_id or member.member_id} ({member.host})" for member in members)
         )
@@ -86,10 +93,8 @@ def forget_offsets(settings: Settings) -> None:
         Refused: it has got a member.
         KafkaException: the cluster cannot be reached.
     """
-    groups = _groups(settings)
-    answer = groups.delete_consumer_groups([settings.app], request_timeout=TIMEOUT_S)
     try:
-        answer[settings.app].result()
+        _answer(settings, AdminClient.delete_consumer_groups)
     except KafkaException as error:
         match error.args[0].code():
             case KafkaError.GROUP_ID_NOT_FOUND:
@@ -142,12 +147,16 @@ def _log_size(settings: Settings) -> tuple[int, int]:
     return sum(high - low for low, high in ranges), sum(low for low, _ in ranges)
 
 
-def _groups(settings: Settings) -> AdminClient:
-    """A client to be kept until it has answered.
-
-    The one of kafka-python does not wait for a coordinator, which a new cluster has only after it was first asked.
-    """
-    return AdminClient(client_config(settings))
+def _answer(settings: Settings, ask: Callable[..., dict[str, Future[Any]]]) -> Any:
+    """What the coordinator of the app's group says; where there was no group before, one is only now found."""
+    client, deadline = AdminClient(client_config(settings)), time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return ask(client, [settings.app], request_timeout=TIMEOUT_S)[settings.app].result()
+        except KafkaException as error:
+            if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_S)
 
 
 def _partitions(client: KafkaAdminClient, topic: str) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ class Source(Report):
         file = EventFile(path, given, self.time_unit, skip=self.on_bad_row == "skip")
         count = _check(file)
         if file.skipped:
-            print(f"{path}: {file.skipped:,} rows are no events, the first: {file.first_skipped}", file=sys.stderr)
+            print(f"{path}: {file.skipped:,} rows left out, the first: {file.first_skipped}", file=sys.stderr)
         if not count:
             raise Refused(f"{path}: no events")
         return Part(file, round(self.since * count), round(self.until * count)), file.skipped

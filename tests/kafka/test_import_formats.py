@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from ops.bulk_import import Import
@@ -52,3 +53,14 @@ def test_of_a_file_with_a_bad_row_nothing_is_produced_or_all_the_rest(
     result = json.loads(capsys.readouterr().out)
     assert (result["events"], result["skipped"]) == (3, 1)
     assert sum(end_offsets(created, created.interactions).values()) == 3
+
+
+@pytest.mark.parametrize("command", [Import, Replay])
+def test_events_are_produced_as_the_topics_own_producers_write_them(
+    command: type[Source], created: Settings, path: Path
+):
+    own = ("--event-fields", "user_id=customer.id,timestamp=at", "--event-time-unit", "iso")
+    assert produce(command, created, path, *own) == DONE
+    assert {"customer": {"id": "bo"}, "item_id": "2", "at": "1970-01-01T00:00:10.000+00:00"} in [
+        msgpack.unpackb(message.value()) for message in read_topic(created, created.interactions)
+    ]

@@ -148,10 +148,10 @@ def test_empty_lines_are_none(name: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"user": ""}, "user_id: must be .*got (''|None)"),
+        ({"user": ""}, "user_id: must be 1 to 256 bytes, got ''"),
         ({"item": "é" * 129}, "item_id: must be 1 to 256 bytes, got 'é"),
         ({"at": -1}, "timestamp: must be a number of seconds, from 1970 to 2106, got -1"),
-        ({"at": None}, "timestamp: must be there, got None"),
+        ({"at": None}, "timestamp: must be (there|a number of seconds.*), got (None|'')"),
         ({"event_id": "x" * 257}, "event_id: must be 1 to 256 bytes, got 'x"),
     ],
     ids=["user", "item", "time", "no time", "id"],

@@ -47,7 +47,9 @@ def test_a_part_is_one_of_the_events_that_are_left(path: Path, capsys: pytest.Ca
     assert show(path, "--time-unit", "s", "--on-bad-row", "skip", "--from", "0.25", "--until", "0.5") == DONE
     shown = capsys.readouterr()
     assert [int(word) for word in shown.out.split()] == [100, *range(25, 50)]
-    assert shown.err.startswith(f"{path}: 100 rows are no events, the first: line 102: item_id: must be")
+    assert shown.err.startswith(
+        f"{path}: 100 rows left out, the first: line 102: item_id: must be 1 to 256 bytes, got ''"
+    )
     assert shown.err.count("\n") == 1
 
 
