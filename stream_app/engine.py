@@ -193,7 +193,7 @@ class Engine:
             again: why users get a list although none of their events is new.
         """
         letters: dict[int, list[DeadLetter]] | None = None
-        records, started = sum(map(len, batches.values())), time.monotonic()
+        size, started = sum(map(len, batches.values())), time.monotonic()
         for _ in range(_ATTEMPTS):
             self.stopwatch.enter(Stage.INTAKE)
             intakes = {
@@ -231,7 +231,7 @@ class Engine:
             self._count(users, outgoing, contended)
             if not contended:
                 self.stopwatch.enter(None)
-                self.counters.round_records.observe(records)
+                self.counters.round_records.observe(size)
                 self.counters.round_s.observe(self.stopwatch.since - started)
                 return
             owed = {partition: {*owed.get(partition, ()), *self._heal(partition)} for partition in contended}
@@ -329,8 +329,8 @@ class Engine:
         if self._model is not None:
             now_ms = self._clock() * 1000
             sent_ms = Counter(record.timestamp_ms for records in batches.values() for record in records)
-            for timestamp_ms, records in sent_ms.items():
-                self.counters.event_to_list_s.observe(max(0.0, now_ms - timestamp_ms) / 1000, records)
+            for timestamp_ms, events in sent_ms.items():
+                self.counters.event_to_list_s.observe(max(0.0, now_ms - timestamp_ms) / 1000, events)
 
     def _skipped_of(self, partition: int) -> Collection[int]:
         return {offset for skipped, offset in self._skipped if skipped == partition}
