@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from schemas.kafka import client_config
@@ -26,7 +26,7 @@ class Lag:
     """Compares the log of `partitions` with what the app has committed."""
 
     def __init__(self, settings: Settings, partitions: Iterable[int]) -> None:
-        self._app = settings.app
+        self._settings = settings
         self._partitions = [TopicPartition(settings.interactions, partition) for partition in partitions]
         self._admin = AdminClient(client_config(settings))
 
@@ -36,8 +36,17 @@ class Lag:
         Raises:
             KafkaException: no answer within 5 s.
         """
-        group = ConsumerGroupTopicPartitions(self._app, self._partitions)
-        answer = self._admin.list_consumer_group_offsets([group], request_timeout=_TIMEOUT_S)[self._app]
+        try:
+            return self._measure()
+        except KafkaException:
+            # one that has seen partitions without a leader goes on seeing them so, also when the broker is back
+            self._admin = AdminClient(client_config(self._settings))
+            raise
+
+    def _measure(self) -> Measured:
+        app = self._settings.app
+        group = ConsumerGroupTopicPartitions(app, self._partitions)
+        answer = self._admin.list_consumer_group_offsets([group], request_timeout=_TIMEOUT_S)[app]
         first, ends = self._offsets(_FIRST), self._offsets(_END)
         # the offset of what was never committed is negative
         committed = {of.partition: of.offset for of in answer.result().topic_partitions}

@@ -219,7 +219,7 @@ function showStatus(state, words) {
 
 function showBroker({ broker, numbers, cluster }) {
   if (broker.state === "connecting") showStatus("connecting", `Connecting to ${cluster}`);
-  else if (broker.state === "away") showStatus("away", `Kafka is away since ${time(broker.since_ms)}: ${broker.said}`);
+  else if (broker.state === "away") showStatus("away", `Kafka cannot be read since ${time(broker.since_ms)}: ${broker.said}`);
   else if (numbers.behind > 5000) showStatus("connecting", `Reading, ${number(numbers.behind)} events to go`);
   else showStatus("live", "Live");
 }
