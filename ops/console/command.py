@@ -28,7 +28,7 @@ class Console(Command):
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(cli_shortcuts={"console-token": "token"})
 
-    host: str = Field("127.0.0.1", description="address to listen on; any but this machine's own needs a token")
+    host: str = Field("127.0.0.1", description="address to listen on; set a token for any but this machine's own")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 for a free one")
     console_token: SecretStr | None = Field(
         None, description="what readers must know; better in the environment, where other users cannot see it"

@@ -105,6 +105,7 @@ class Traffic:
         if self._live(event):
             self._pulse.now().events += 1
             if self._may_show():
+                self._show_unanswered()
                 self._unanswered[event.partition, event.offset] = event, self._clock()
 
     def add_list(self, received: Received, *, live: bool) -> None:

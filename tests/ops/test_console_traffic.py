@@ -147,6 +147,15 @@ def test_an_event_without_a_list_is_shown_after_a_while():
     assert (row["item_id"], row["list"]) == ("a", None)
 
 
+def test_nothing_piles_up_while_nobody_reads():
+    world = World()
+    for number in range(1_000):
+        world.now_s += 1
+        world.event("anna", str(number))
+    assert len(world.traffic._unanswered) < 5
+    assert len(world.update()["rows"]) == 30
+
+
 def test_a_reader_is_given_every_row_and_every_second_once():
     world = World()
     cursor, rows, seconds = Cursor(), [], []
