@@ -191,8 +191,8 @@ def _json_fields(line: bytes) -> Fields:
 @contextmanager
 def _parquet(path: Path, columns: Columns) -> Iterator[_Table]:
     # imported only now, for the other commands' sake
-    from pyarrow import types  # type: ignore[import-untyped]
-    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+    from pyarrow import types
+    from pyarrow.parquet import ParquetFile
 
     with path.open("rb") as raw, ParquetFile(raw) as file:
         schema, count = file.schema_arrow, file.metadata.num_rows
