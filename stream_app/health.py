@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 from stream_app.counters import Stage
 from stream_app.engine import Engine
 from stream_app.host import Host
+
+_WAITS: Final = (Stage.SEND, Stage.CHECK)
 
 
 class Health:
@@ -29,14 +32,14 @@ class Health:
     def stuck(self) -> list[str]:
         """Why a restart would help; empty while the worker goes on.
 
-        A recovery goes on as long as it reads. A send is not judged: an outage of the brokers, which a restart does not
-        mend, ends it by itself.
+        A recovery goes on as long as it reads. What waits for brokers is not judged: a restart does not mend an outage,
+        and each wait has a limit of its own.
         """
         now, found = self._clock(), []
         beat_at, busy_since, stage = self._host.beat_at, self._host.busy_since, self._engine.stopwatch.stage
         if beat_at is not None and now - beat_at > self._stuck_after_s:
             found.append(f"the event loop stands still for {now - beat_at:.0f} s")
-        if busy_since is not None and stage != Stage.SEND:
+        if busy_since is not None and stage not in _WAITS:
             still_s = now - max(busy_since, self._engine.progressed_at)
             if still_s > self._stuck_after_s:
                 found.append(f"the engine stands still for {still_s:.0f} s" + (f", at {stage}" if stage else ""))
