@@ -56,8 +56,11 @@ class Console(Command):
         print(f"Console at {_address(listening)}; Ctrl-C stops it", flush=True)
         if not local and token is None:
             print("whoever reaches this address can read everything: set RECOMMENDER_CONSOLE_TOKEN", file=sys.stderr)
-        with suppress(KeyboardInterrupt), Feed(self, traffic, self.read_back):
+        feed = Feed(self, traffic, self.read_back)
+        with suppress(KeyboardInterrupt), feed:
             server.run(sockets=[listening])
+        if feed.failure is not None:
+            raise feed.failure
         return DONE
 
 

@@ -55,7 +55,8 @@ class Feed:
         self._live_from: dict[str, dict[int, int]] = {}
         self._early: defaultdict[int, deque[tuple[Received, bool]]] = defaultdict(deque)
         """lists whose events have not been read yet, by partition, and whether each is live"""
-        self._failure: BaseException | None = None
+        self.failure: BaseException | None = None
+        """what ended the thread, and with SIGTERM the process, though it should not"""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
 
@@ -66,8 +67,6 @@ class Feed:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stopping.set()
         self._thread.join(_RETRY_S)  # a call to a cluster that is away takes longer: then it ends with the process
-        if self._failure is not None:
-            raise self._failure
 
     def _run(self) -> None:
         try:
@@ -78,7 +77,7 @@ class Feed:
                     self._traffic.away(_told(error))
                     self._stopping.wait(_RETRY_S)
         except BaseException as failure:
-            self._failure = failure
+            self.failure = failure
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _follow(self) -> None:

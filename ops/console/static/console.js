@@ -36,7 +36,7 @@ const charts = [
   new Chart(get("latency-chart"), "Milliseconds from event to list",
     [{ key: "p50_ms", name: "p50" }, { key: "p99_ms", name: "p99" }], short),
   new Chart(get("hits-chart"), "Hit rate at 10",
-    [{ key: "hit_rate", name: "lists" }, { key: "popular_hit_rate", name: "most popular" }], percent),
+    [{ key: "hit_rate", name: "lists" }, { key: "popular_hit_rate", name: "popular" }], percent),
   new Chart(get("lag-chart"), "Events not committed", [{ key: "lag", name: "lag" }], short),
 ];
 let samples = [];
