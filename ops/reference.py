@@ -33,7 +33,7 @@ FOLDER: Final = ROOT / "docs" / "reference"
 PROGRAMS: Final[Mapping[str, type[Command]]] = {
     "stream_app": WorkerSettings,
     "training run": Run,
-    **{f"ops {name}": command for name, command in COMMANDS.items()},
+    **{f"ops {name}": command for name, command in sorted(COMMANDS.items())},
 }
 """every command, by what follows `python -m`"""
 
