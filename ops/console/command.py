@@ -5,8 +5,9 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import uvicorn
 from pydantic import Field, SecretStr
@@ -67,7 +68,7 @@ class Console(Command):
 class _Server(uvicorn.Server):
     """Ends the live updates before it waits for the connections' end."""
 
-    def __init__(self, web: Web, token: str | None, hosts: Any) -> None:
+    def __init__(self, web: Web, token: str | None, hosts: Sequence[str] | None) -> None:
         super().__init__(
             uvicorn.Config(
                 web.application(token, hosts),
