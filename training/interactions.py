@@ -1,6 +1,6 @@
 """The training set: the topic of events, up to the end offsets seen at the start, or a file in its stead."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +43,8 @@ def read_file(path: Path) -> Reading:
     return Reading(builder.build(), offsets={}, records=len(builder), malformed=0, repeated=0, forgotten=0)
 
 
-def read_interactions(settings: Settings) -> Reading:
-    """Read the whole log as it is now.
+def read_interactions(settings: Settings, tell: Callable[[float], None] = lambda _: None) -> Reading:
+    """Read the whole log as it is now; `tell` is told the share that is read, 0 to 1.
 
     Raises:
         KafkaException: the cluster cannot be reached, or the topic does not exist.
@@ -52,8 +52,11 @@ def read_interactions(settings: Settings) -> Reading:
     """
     ends = end_offsets(settings, settings.interactions)
     builder, counts, of_value = HistoryBuilder(), Counts(), settings.event_codec.decode
-    for _, messages in read_topic(settings, settings.interactions, ends):
+    positions = dict.fromkeys(ends, 0)
+    for partition, messages in read_topic(settings, settings.interactions, ends):
         append(builder, counts, messages, of_value)
+        positions[partition] = (messages[-1].offset() or 0) + 1
+        tell(sum(positions.values()) / sum(ends.values()))
     return Reading(
         builder.build(),
         {str(partition): end for partition, end in ends.items()},

@@ -18,7 +18,7 @@ from training.device import find_device
 from training.histories import Histories
 from training.holdout import Holdout, leave_one_out, newest
 from training.interactions import read_file, read_interactions
-from training.progress import ProgressBar
+from training.progress import ProgressBar, reading_bar
 from training.recipe import NothingToLearn
 from training.retraining import retrain
 from training.run import Run
@@ -42,7 +42,11 @@ def retrain_once(run: Run) -> Manifest:
     store, publishes = ArtefactStore(run.artefact_store), run.publish and run.from_inter is None
     if publishes:
         _require(run, run.models)
-    reading = read_file(run.from_inter) if run.from_inter else read_interactions(run)
+    if run.from_inter:
+        reading = read_file(run.from_inter)
+    else:
+        with reading_bar() as tell:
+            reading = read_interactions(run, tell)
     histories = reading.histories
     counts = {"records": reading.records, "malformed": reading.malformed, "repeated": reading.repeated}
     log.info("read", users=len(histories.users), items=len(histories.item_ids), device=device.name, **counts)

@@ -1,5 +1,7 @@
-"""What a person sees while a model trains."""
+"""What a person sees while the log is read and a model trains."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -7,6 +9,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from training.fit import Moment
+
+
+@contextmanager
+def reading_bar() -> Iterator[Callable[[float], None]]:
+    """A bar on stderr, given the share that is read (0 to 1); silent where stderr is not a terminal."""
+    console = Console(stderr=True)
+    columns = TextColumn("reading"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=1.0)
+        yield lambda share: progress.update(task, completed=share)
 
 
 class ProgressBar:

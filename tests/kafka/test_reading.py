@@ -6,6 +6,7 @@ from confluent_kafka.admin import AdminClient
 from schemas.kafka import client_config, end_offsets, read_topic
 from schemas.settings import Settings
 from tests.kafka.stream import send_events
+from training.interactions import read_interactions
 
 
 def test_records_that_expire_while_other_partitions_are_read_are_passed_over(created: Settings) -> None:
@@ -22,3 +23,12 @@ def test_records_that_expire_while_other_partitions_are_read_are_passed_over(cre
         deleted.result()
     rest = [(partition, message.offset()) for partition, messages in reading for message in messages]
     assert [found for found in rest if found[0] != first] == [(other, ends[other] - 1) for other in later]
+
+
+def test_training_tells_how_much_of_the_log_is_read(created: Settings) -> None:
+    send_events(created, 400)
+    told: list[float] = []
+    assert read_interactions(created, told.append).records == 400
+    assert told == sorted(told)
+    assert len(told) == created.partitions
+    assert told[-1] == 1

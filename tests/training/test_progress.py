@@ -2,7 +2,7 @@ import pytest
 
 from training.evaluation import Metrics
 from training.fit import Moment
-from training.progress import ProgressBar
+from training.progress import ProgressBar, reading_bar
 
 
 def test_a_terminal_shows_loss_and_recall(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,7 +16,17 @@ def test_a_terminal_shows_loss_and_recall(capsys: pytest.CaptureFixture[str], mo
     assert "25%" in shown
 
 
+def test_a_terminal_shows_how_much_is_read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    with reading_bar() as tell:
+        tell(0.4)
+    assert "40%" in capsys.readouterr().err
+
+
 def test_a_file_gets_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with reading_bar() as tell:
+        tell(0.4)
     with ProgressBar("fit") as watch:
         watch(Moment(0.5, 1, 2.0))
     assert capsys.readouterr().err.strip() == ""
