@@ -21,6 +21,8 @@ class DeadLetter(NamedTuple):
     """A record that could not be read, and why."""
 
     record: Record
+    field: str
+    """what was wrong, as `Malformed` names it"""
     reason: str
 
 

@@ -318,7 +318,7 @@ class Engine:
         counters = self.counters
         for sent in outgoing.values():
             counters.lists += sum(value is not None for _, value in sent.lists)
-            counters.dead_letters.update(letter.reason.partition(":")[0] for letter in sent.dead_letters)
+            counters.dead_letters.update(letter.field for letter in sent.dead_letters)
         for user in users:
             if user.partition not in contended:
                 counters.events += user.advanced.applied

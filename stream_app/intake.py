@@ -44,7 +44,7 @@ def take_in(
                 raise Malformed("offset", record.offset, "is skipped by a setting")
             change = _change(record, decode)
         except Malformed as malformed:
-            dead_letters.append(DeadLetter(record, str(malformed)))
+            dead_letters.append(DeadLetter(record, malformed.field, str(malformed)))
             continue
         key = record.key
         assert key is not None  # a record without a key is malformed

@@ -12,7 +12,7 @@ from faust.types import TP
 
 from stream_app.batch_transport import Batch
 from stream_app.broker import Record
-from stream_app.engine import Counters
+from stream_app.counters import Counters
 from stream_app.host import Host
 from stream_app.settings import WorkerSettings
 

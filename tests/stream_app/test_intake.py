@@ -81,7 +81,7 @@ def test_no_records_leave_the_position():
 
 def test_a_skipped_record_is_dead_lettered_unread():
     intake = take_in([record(0), record(1)], 0, {1})
-    assert intake.dead_letters == [DeadLetter(record(1), "offset: is skipped by a setting, got 1")]
+    assert intake.dead_letters == [DeadLetter(record(1), "offset", "offset: is skipped by a setting, got 1")]
     assert [change.offset for change in intake.changes[b"u"]] == [0]
     assert intake.position == 2
 
