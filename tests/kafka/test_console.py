@@ -26,8 +26,9 @@ from tests.kafka.worker_process import wait_until
 class Console:
     """A feed and what it fills."""
 
-    def __init__(self, traffic: Traffic) -> None:
+    def __init__(self, traffic: Traffic, feed: Feed) -> None:
         self.traffic = traffic
+        self.feed = feed
 
     @property
     def now(self) -> dict[str, Any]:
@@ -49,8 +50,8 @@ class Console:
 @contextmanager
 def following(settings: Settings, read_back: int = 100_000) -> Iterator[Console]:
     traffic = Traffic(Metrics())
-    with Feed(settings, traffic, read_back):
-        yield Console(traffic)
+    with Feed(settings, traffic, read_back) as feed:
+        yield Console(traffic, feed)
 
 
 def send_events(settings: Settings, user_id: str, *item_ids: str) -> None:
@@ -93,13 +94,14 @@ def test_it_begins_with_what_the_topics_have_and_goes_on_with_what_comes(created
 def test_a_list_that_is_read_before_its_event_waits_for_it(created: Settings):
     with following(created) as console:
         console.wait_for(lambda: console.traffic.broker == "reachable", "the broker")
-        send_list(created, "anna", 0, 0, "early")
-        send_list(created, "bo", 0, 0, "early")  # the second is read after the first
-        send(created, created.items, ("x", item.encode(Item("A title"))))
+        send_events(created, "anna", "x")
+        console.wait_for(lambda: console.history("anna") == ["x"], "the first event")
+        partition = partition_of(created)
+        send_list(created, "anna", partition, 1, "early")
+        console.wait_for(lambda: len(console.feed._early[partition]) == 1, "the list")
         assert console.traffic.recommendations("anna") is None
-        for user_id in ("anna", "bo", "cy", "dora"):  # at least one in partition 0
-            send_events(created, user_id, "x")
-        console.wait_for(lambda: console.traffic.recommendations("bo") is not None, "the list")
+        send_events(created, "anna", "y")
+        console.wait_for(lambda: console.traffic.recommendations("anna") is not None, "the list after its event")
 
 
 def test_the_lag_is_what_the_app_has_not_committed(created: Settings):
