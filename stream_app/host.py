@@ -4,6 +4,7 @@ The engine does the work, in a thread of its own, so that the event loop lives a
 """
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -235,6 +236,9 @@ class Host:
         if self._failure is None:
             self._failure = failure
             _log.error("the worker fails and ends", error=str(failure) or repr(failure), kind=type(failure).__name__)
+            if isinstance(failure, Refused):
+                for library in ("faust", "mode"):  # they would tell it again, with a stack that helps nobody
+                    logging.getLogger(library).setLevel(logging.CRITICAL + 1)
 
 
 def _app(settings: WorkerSettings) -> faust.App:

@@ -24,11 +24,15 @@ class Store:
         """Open or create the store in the directory `path`.
 
         Raises:
-            Exception: RocksDB cannot open it (in use, damaged, no permission); rocksdict raises nothing narrower.
+            OSError: RocksDB cannot open it: in use, damaged, no permission.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._db = Rdict(str(path), _options())
+        try:
+            self._db = Rdict(str(path), _options())
+        except Exception as error:  # rocksdict raises nothing narrower
+            hint = ", another worker runs with this worker id and data dir" if "lock" in str(error).lower() else ""
+            raise OSError(f"{path} cannot be opened{hint}: {error}") from error
         self._unlogged = WriteOptions()
         self._unlogged.disable_wal = True
         self.changelog_position = self._position(_CHANGELOG_POSITION)

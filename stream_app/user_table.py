@@ -222,7 +222,8 @@ def _refuse_other_world(store: Store, identity: _Identity) -> None:
     if found not in (None, identity.in_store):
         raise Refused(
             f"{store.path} belongs to {(found or b'').decode()}, now there are {identity.in_store.decode()}: "
-            f"remove {store.path} to rebuild it from the changelog"
+            f"remove {store.path} to rebuild it from the changelog, or, where the topics or the history length were "
+            "meant to change, process the log again with `python -m ops reset`"
         )
 
 

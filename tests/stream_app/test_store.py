@@ -85,7 +85,7 @@ def test_no_keys_give_no_values(path: Path):
 
 def test_a_store_has_one_owner_at_a_time(path: Path):
     first = Store(path)
-    with pytest.raises(Exception, match=r"(?i)lock"):
+    with pytest.raises(OSError, match="another worker runs with this worker id"):
         Store(path)
     first.close()
     Store(path).close()
