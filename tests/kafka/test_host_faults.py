@@ -170,6 +170,7 @@ def test_events_that_expired_unread_stop_the_worker_unless_a_setting_says_otherw
         assert worker.wait() == REFUSED
         refusal = worker.output.splitlines()[-1]
     assert "--on-lost-events continue" in refusal
+    assert "exc_type" not in worker.output, "a stack helps nobody here"
     told = [f"[{p}]: the committed offset is {before[p]} but the log begins at {begins[p]}," in refusal for p in before]
     assert sum(told) == 1
     assert committed(served) == before
