@@ -95,7 +95,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
     finally:
         print(stack.compose("logs", "--no-color", "--tail", "100"))
-        stack.compose("down", "--volumes")
+        inherited = [mount["Name"] for worker in stack.workers() for mount in worker.attrs["Mounts"]]
+        stack.compose("down", "--volumes")  # but for volumes that a replaced container left to its heir
+        subprocess.run(["docker", "volume", "rm", "--force", *inherited], capture_output=True)
 
 
 @pytest.fixture(scope="module")
