@@ -21,6 +21,8 @@ FAILURES: Final = (ArithmeticError, KafkaException, Malformed, MemoryError, Noth
 """how a retraining fails that may work the next time; torch's own errors are RuntimeErrors"""
 
 _DEFAULTS: Final = Recipe()
+_AFTER_FAILURE_S: Final = 300.0
+"""until the next try after a failure, at most: what fails at first is often just an empty log"""
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 _log = structlog.get_logger()
@@ -94,13 +96,15 @@ class Run(Report):
             except FAILURES as error:
                 if self.every is None:
                     raise
-                _log.error("retraining failed, the next one comes in time", kind=type(error).__name__, error=str(error))
+                pause = min(self.every, _AFTER_FAILURE_S)
+                _log.error("retraining failed", kind=type(error).__name__, error=str(error), next_in_s=pause)
             else:
                 measured = " ".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items())
                 self.report(
                     f"model {manifest.version}: {manifest.items} items, {measured}",
                     **manifest.model_dump(exclude={"files"}),
                 )
-            if self.every is None:
-                return DONE
-            time.sleep(max(0.0, began + self.every - time.monotonic()))
+                if self.every is None:
+                    return DONE
+                pause = max(0.0, began + self.every - time.monotonic())
+            time.sleep(pause)

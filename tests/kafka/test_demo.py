@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -82,6 +83,10 @@ def test_ctrl_c_ends_everything_at_once(step: str, tmp_path: Path) -> None:
     said = tmp_path / "said"
     with said.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as demo:
         wait_until(lambda: sign() or demo.poll() is not None, step, 200)
+        if step == "live":
+            address = said.read_text().partition("Watch it at ")[2].split()[0]
+            with urlopen(address, timeout=30) as page:
+                assert b"<title>" in page.read()
         began = time.monotonic()
         demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == 130, said.read_text()

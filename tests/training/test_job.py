@@ -117,7 +117,7 @@ def test_a_failed_retraining_is_followed_by_the_next(kafka: LocalKafka, tmp_path
         training.terminate()
         assert training.wait(30) == 128 + signal.SIGTERM
     told = json.loads(failed)
-    assert (told["kind"], told["level"]) == ("NothingToLearn", "error")
+    assert (told["kind"], told["level"], told["next_in_s"]) == ("NothingToLearn", "error", 1)
     assert model.startswith("model ")
 
 
