@@ -95,7 +95,7 @@ class EventFile:
                         self._refuse(f"{table.counted} {number}: {malformed}")
                     else:
                         yield event
-        except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
+        except (OSError, EOFError, NotImplementedError, ValueError, csv.Error, zlib.error) as error:
             raise Refused(f"{self._path}: {getattr(error, 'strerror', None) or error}") from None
 
     def _mapping(self, table: _Table) -> FieldMapping:

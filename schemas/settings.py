@@ -18,7 +18,7 @@ from schemas.field_mapping import Codec, FieldMapping, TimeUnit
 DONE, FAILED, REFUSED = 0, 1, 2
 """Exit statuses: done; failed, a restart helps; a wrong setting or a refusal to start, a restart does not help."""
 
-TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
+TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,248}$")]
 
 
 class Refused(Exception):

@@ -64,6 +64,8 @@ class _Server6(ThreadingWSGIServer):
 
 
 class _QuietHandler(WSGIRequestHandler):
+    timeout = 10  # seconds that a client may say nothing
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Probes come all the time."""
 

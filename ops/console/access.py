@@ -51,9 +51,7 @@ class TokenNeeded:
         """Answer a request."""
         if scope["type"] != "http" or scope["path"] == OPEN or self._known(Headers(scope=scope)):
             await self._app(scope, receive, send)
-        elif scope["path"] == "/" and self._is_token(
-            *parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
-        ):
+        elif scope["path"] == "/" and self._is_token(*_tokens(scope)):
             secure = "; Secure" if scope["scheme"] == "https" else ""
             cookie = f"{_COOKIE}={self._digest}; Path=/; HttpOnly; SameSite=Strict{secure}"
             await self._app(scope, receive, _with_headers(send, {"Set-Cookie": cookie}))

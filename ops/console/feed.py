@@ -144,7 +144,7 @@ class Feed:
             self._traffic.add_title(item.decode_key(key), "" if value is None else item.decode(value).title)
         elif topic == s.interactions:
             if value is None:
-                self._traffic.forget(event.decode_key(key))
+                self._traffic.forget(event.decode_key(key), message.offset() or 0)
             else:
                 found = self._decode(value, key, at_ms)
                 self._traffic.add_event(LiveEvent(partition, offset, found.user_id, found.item_id, at_ms))

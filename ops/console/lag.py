@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from schemas.kafka import consumer_config
 from schemas.settings import Settings
@@ -35,8 +35,11 @@ class Lag:
         Raises:
             KafkaException: no answer within 5 s.
         """
-        # the offset of what was never committed is negative
-        committed = {of.partition: of.offset for of in self._consumer.committed(self._partitions, _TIMEOUT_S)}
+        committed = {}  # the offset of what was never committed is negative
+        for of in self._consumer.committed(self._partitions, _TIMEOUT_S):
+            if of.error is not None:
+                raise KafkaException(of.error)
+            committed[of.partition] = of.offset
         marks = {of.partition: self._consumer.get_watermark_offsets(of, _TIMEOUT_S) for of in self._partitions}
         ends = {partition: end for partition, (_, end) in marks.items()}
         return Measured(ends, sum(max(0, end - max(first, committed[p])) for p, (first, end) in marks.items()))

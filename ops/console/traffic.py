@@ -9,7 +9,6 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, Final, NamedTuple
 
 from ops.console.metrics import Metrics
@@ -30,6 +29,7 @@ _MODELS: Final = 20
 _RANKING_S: Final = 2.0
 _MOST_ITEMS: Final = 200_000
 _MOST_TITLES: Final = 500_000
+_MOST_FORGOTTEN: Final = 10_000
 
 
 @dataclass(slots=True)
@@ -94,7 +94,8 @@ class Traffic:
         self._serving: int | None = None
         self._unanswered: dict[tuple[int, int], tuple[LiveEvent, float]] = {}
         self._rows: deque[_Row] = deque(maxlen=_ROWS)
-        self._numbers = count()
+        self._forgotten: dict[str, int] = {}
+        self._newest_row = -1
         self._row_allowance = float(ROWS_A_SECOND)
         self._allowed_at = clock()
 
@@ -111,6 +112,8 @@ class Traffic:
     def add_list(self, received: Received, *, live: bool) -> None:
         """A list, and whether it was sent while the console was running."""
         list_, at_ms = received
+        if list_.offset <= self._forgotten.get(list_.user_id, -1):
+            return
         self._rank()
         answers = self._user(list_.user_id).show(list_, at_ms, self._ranking, _K)
         if not live:
@@ -123,7 +126,7 @@ class Traffic:
                 second.count(answer)
                 self._metrics.count(answer)
                 if self._unanswered.pop((answer.event.partition, answer.event.offset), None):
-                    self._rows.append(_Row(next(self._numbers), answer.event, answer))
+                    self._add_row(answer.event, answer)
 
     def add_model(self, manifest: Manifest, at_ms: int, *, live: bool) -> None:
         """A model was made the champion."""
@@ -136,9 +139,16 @@ class Traffic:
         elif item_id in self._titles or len(self._titles) < _MOST_TITLES:
             self._titles[item_id] = title
 
-    def forget(self, user_id: str) -> None:
-        """Remember nothing of a user."""
+    def forget(self, user_id: str, offset: int) -> None:
+        """Remember nothing of a user up to this offset."""
         self._users.pop(user_id, None)
+        self._forgotten[user_id] = offset
+        if len(self._forgotten) > _MOST_FORGOTTEN:
+            del self._forgotten[next(iter(self._forgotten))]
+        self._rows = deque((row for row in self._rows if row.event.user_id != user_id), _ROWS)
+        self._unanswered = {
+            place: waiting for place, waiting in self._unanswered.items() if waiting[0].user_id != user_id
+        }
 
     def reachable(self, lag: int) -> None:
         """The broker answered: the workers have so many events to do."""
@@ -159,7 +169,8 @@ class Traffic:
             self._show_unanswered()
             numbers = self._pulse.numbers()
             samples = [sample for sample in self._pulse.samples if sample.at > after.second]
-            rows = [row for row in self._rows if row.number > after.row]
+            seen = after.row if after.row <= self._newest_row else -1  # a higher one: from before a restart
+            rows = [row for row in self._rows if row.number > seen]
             state, said, since_ms = self._broker
             update = {
                 "now_ms": round(self._clock() * 1000),
@@ -170,7 +181,7 @@ class Traffic:
                 "samples": [sample._asdict() for sample in samples],
                 "rows": [self._show(row) for row in rows],
             }
-            return update, Cursor(samples[-1].at if samples else after.second, rows[-1].number if rows else after.row)
+            return update, Cursor(samples[-1].at if samples else after.second, rows[-1].number if rows else seen)
 
     def recommendations(self, user_id: str) -> dict[str, Any] | None:
         """The user's last list; None if there is none here."""
@@ -218,7 +229,11 @@ class Traffic:
     def _show_unanswered(self) -> None:
         before = self._clock() - _UNANSWERED_S
         for place in [place for place, (_, at) in self._unanswered.items() if at < before]:
-            self._rows.append(_Row(next(self._numbers), self._unanswered.pop(place)[0], None))
+            self._add_row(self._unanswered.pop(place)[0], None)
+
+    def _add_row(self, event: LiveEvent, answer: Answer | None) -> None:
+        self._newest_row += 1
+        self._rows.append(_Row(self._newest_row, event, answer))
 
     def _rank(self) -> None:
         """Bring the most popular items up to date, now and then."""

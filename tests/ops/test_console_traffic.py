@@ -103,8 +103,19 @@ def test_a_user_who_is_to_be_forgotten_is():
     world = World()
     world.event("anna")
     world.list("anna", "a")
-    world.traffic.forget("anna")
+    world.traffic.forget("anna", 1)
+    world.list("anna", "b")
     assert (world.traffic.user("anna"), world.traffic.recommendations("anna")) == (None, None)
+    assert world.update()["rows"] == []
+
+
+def test_a_reader_who_comes_back_after_a_restart_is_given_what_is_new():
+    world = World()
+    world.event("anna", "i1")
+    world.list("anna", "a")
+    update, cursor = world.traffic.update(Cursor(0, 10**6))
+    assert [row["item_id"] for row in update["rows"]] == ["i1"]
+    assert world.traffic.update(cursor)[0]["rows"] == []
 
 
 def test_what_the_last_event_moved():

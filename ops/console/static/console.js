@@ -228,7 +228,8 @@ function follow() {
   const live = new EventSource("live");
   live.addEventListener("message", ({ data }) => {
     const update = JSON.parse(data);
-    samples = [...samples, ...update.samples].slice(-SAMPLES);
+    const last = samples.at(-1)?.at ?? 0; // after a reconnection the server may begin again
+    samples = [...samples, ...update.samples.filter((sample) => sample.at > last)].slice(-SAMPLES);
     put("where", `${update.app} on ${update.cluster}`);
     showBroker(update);
     showNumbers(update);
