@@ -11,10 +11,10 @@ import torch
 
 from training.device import Device
 from training.evaluation import Metrics
-from training.full_softmax import full_softmax_loss
 from training.histories import Histories, Spans
 from training.model import LRURec
 from training.recipe import NothingToLearn, Recipe
+from training.step import backward
 from training.windows import Batch, collate, cut, shuffled
 
 
@@ -114,15 +114,9 @@ def _optimizer(model: LRURec, recipe: Recipe) -> torch.optim.Optimizer:
 
 def _step(model: LRURec, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe, device: Device) -> float:
     """One step of the optimiser; the loss before it."""
-    inputs, targets = batch.inputs.to(device.name), batch.targets.to(device.name)
-    with device.autocast():
-        query, _ = model(model.embedding(inputs), packing=batch.packing)
-    loss = full_softmax_loss(query.float(), model.embedding.weight, model.bias, targets, device.dtype)
-    optimizer.zero_grad()
-    torch.autograd.backward(loss)
+    loss = backward(model, batch, device)
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss is {loss}: lower the learning rate ({recipe.learning_rate})")
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     optimizer.step()
-    value = loss.item()
-    if not math.isfinite(value):
-        raise Diverged(f"the loss is {value}: lower the learning rate ({recipe.learning_rate})")
-    return value
+    return loss
