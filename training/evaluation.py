@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.device import Device
 from training.histories import Histories, Spans
-from training.model import LRURec
+from training.model import SequenceModel
 from training.windows import collate
 
 CUTOFFS = (10, 20)
@@ -29,25 +29,47 @@ class Metrics:
     ndcg_at_20: float
 
 
+@dataclass(frozen=True)
+class Ranks:
+    """How E held-out events were ranked."""
+
+    events: NDArray[np.int64]
+    """[E] where each lies among all events, ascending."""
+    ranks: NDArray[np.int64]
+    """[E] how many items were ranked above its own; 0 is the best."""
+
+
+def ndcg(ranks: NDArray[np.int64], cutoff: int) -> NDArray[np.float64]:
+    """NDCG of each event, from its rank. One item of each is relevant: it is 1 / log₂(rank + 2) up to the cutoff."""
+    return np.where(ranks < cutoff, 1 / np.log2(ranks + 2), 0.0)
+
+
 def metrics_of(ranks: NDArray[np.int64]) -> Metrics:
-    """From the rank of each held-out event, 0 being the best. One relevant item each: NDCG is 1 / log₂(rank + 2)."""
+    """From the rank of each held-out event."""
     means = []
     for cutoff in CUTOFFS:
-        hit = ranks < cutoff
-        means += [hit.mean(), np.where(hit, 1 / np.log2(ranks + 2), 0).mean()] if len(ranks) else [0.0, 0.0]
+        means += [(ranks < cutoff).mean(), ndcg(ranks, cutoff).mean()] if len(ranks) else [0.0, 0.0]
     return Metrics(len(ranks), *map(float, means))
 
 
-def evaluate(model: LRURec, histories: Histories, held_out: Spans, window: int, device: Device) -> Metrics:
+def evaluate(model: SequenceModel, histories: Histories, held_out: Spans, window: int, device: Device) -> Metrics:
+    """Predict each event of `held_out` as `rank` does, and average."""
+    return metrics_of(rank(model, histories, held_out, window, device).ranks)
+
+
+def rank(model: SequenceModel, histories: Histories, held_out: Spans, window: int, device: Device) -> Ranks:
     """Predict each event of the U spans `held_out` from at least the `window` events before it, if there are as many.
 
     As in a worker, whose kept history grows to one and a half windows before it is cut back, up to half a window of a
     user's events are predicted from one state. The items of that history are not ranked; an event that repeats one of
     them counts as missed, as a worker would miss it. Float32 throughout; equal scores count against the model, and so
-    do scores that are not numbers.
+    do scores that are not numbers. A user's very first event has no history and is left out.
     """
-    ranks = [_rank(model, histories, *group, device) for group in _groups(histories.users, held_out, window)]
-    return metrics_of(np.concatenate(ranks) if ranks else np.zeros(0, dtype=np.int64))
+    none = np.zeros(0, dtype=np.int64)
+    groups = [_rank(model, histories, *group, device) for group in _groups(histories.users, held_out, window)]
+    events, ranks = (np.concatenate(column) for column in zip((none, none), *groups, strict=True))
+    order = np.argsort(events)
+    return Ranks(events[order], ranks[order])
 
 
 def _groups(users: Spans, held_out: Spans, window: int) -> Iterator[tuple[Spans, NDArray[np.int64]]]:
@@ -66,9 +88,9 @@ def _groups(users: Spans, held_out: Spans, window: int) -> Iterator[tuple[Spans,
 
 @torch.inference_mode()
 def _rank(
-    model: LRURec, histories: Histories, windows: Spans, first: NDArray[np.int64], device: Device
-) -> NDArray[np.int64]:
-    """Ranks of all held-out events of these windows."""
+    model: SequenceModel, histories: Histories, windows: Spans, first: NDArray[np.int64], device: Device
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All held-out events of these windows, and their ranks."""
     model.eval()
     batch = collate(histories.items, windows)
     queries, _ = model(model.embedding(batch.inputs.to(device.name)), packing=batch.packing)
@@ -77,15 +99,15 @@ def _rank(
     inputs = Spans(windows.begin[window[asked]], batch.positions[asked] + 1)
     queries = queries[torch.from_numpy(asked).to(device.name)]
     targets = batch.targets[torch.from_numpy(asked)].to(device.name)
-    positions = max(1, SCORES_PER_CHUNK // model.shape.items)
+    positions = max(1, SCORES_PER_CHUNK // len(model.bias))
     ranks = []
     for chunk in (slice(at, at + positions) for at in range(0, len(asked), positions)):
         scores = torch.addmm(model.bias, queries[chunk], model.embedding.weight.T)
         row, item = _seen(histories.items, inputs[chunk])
         scores[row.to(device.name), item.to(device.name)] = -torch.inf
         worse = scores < scores.gather(1, targets[chunk, None])
-        ranks.append(model.shape.items - 1 - worse.sum(1).cpu().numpy())
-    return np.concatenate(ranks) if ranks else np.zeros(0, dtype=np.int64)
+        ranks.append(len(model.bias) - 1 - worse.sum(1).cpu().numpy())
+    return batch.positions[asked] + 1, np.concatenate(ranks) if ranks else np.zeros(0, dtype=np.int64)
 
 
 def _seen(items: NDArray[np.int32], inputs: Spans) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,10 +13,12 @@ import torch
 from training.device import Device
 from training.evaluation import Metrics
 from training.histories import Histories, Spans
-from training.model import LRURec
+from training.model import SequenceModel
 from training.recipe import NothingToLearn, Recipe
 from training.step import backward
 from training.windows import Batch, collate, cut, shuffled
+
+Model = TypeVar("Model", bound=SequenceModel)
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,13 @@ class Diverged(ArithmeticError):
 
 
 def fit(
-    model: LRURec,
+    model: Model,
     histories: Histories,
     train: Spans,
     recipe: Recipe,
     device: Device,
     *,
-    validate: Callable[[LRURec], Metrics] | None = None,
+    validate: Callable[[Model], Metrics] | None = None,
     watch: Callable[[Moment], None] | None = None,
 ) -> Outcome:
     """Train the model in place on the spans `train`, keeping the parameters of the best epoch if there is validation.
@@ -105,14 +108,16 @@ def _learning_rate(progress: float, steps: int, recipe: Recipe) -> float:
     return recipe.learning_rate * rise * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _optimizer(model: LRURec, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(model: SequenceModel, recipe: Recipe) -> torch.optim.Optimizer:
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
 
 
-def _step(model: LRURec, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe, device: Device) -> float:
+def _step(
+    model: SequenceModel, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe, device: Device
+) -> float:
     """One step of the optimiser; the loss before it."""
     loss = backward(model, batch, device)
     if not math.isfinite(loss):

@@ -103,18 +103,26 @@ class Block(nn.Module):
         return self.feed_forward_norm(x + self.dropout(y)), state
 
 
-class LRURec(nn.Module):
-    """The whole model. Row i of `embedding` and `bias` is item i; there is no padding item.
+class SequenceModel(nn.Module):
+    """What can be fitted and evaluated here: called with the embedding rows of a packed batch, it gives their queries.
 
-    Scores are `embedding @ query + bias`: the output layer is tied to the input embedding (equation 8).
+    The call is that of `LRURec.forward`, with a packing. Scores are `embedding @ query + bias`: the output layer is
+    tied to the input embedding (equation 8). Row i of both is item i; there is no padding item.
     """
+
+    def __init__(self, items: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(items, width)
+        self.bias = nn.Parameter(torch.zeros(items))
+
+
+class LRURec(SequenceModel):
+    """The whole model."""
 
     def __init__(self, shape: Shape, dropout: float = 0.2) -> None:
         """Weights are drawn from torch's global generator: seed it first."""
-        super().__init__()
+        super().__init__(shape.items, shape.width)
         self.shape = shape
-        self.embedding = nn.Embedding(shape.items, shape.width)
-        self.bias = nn.Parameter(torch.zeros(shape.items))
         self.embedding_norm = nn.LayerNorm(shape.width)
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(shape.width, shape.units, dropout) for _ in range(shape.blocks))
