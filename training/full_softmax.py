@@ -1,21 +1,43 @@
-"""Cross-entropy over the whole catalogue, without ever holding all logits.
+"""Cross-entropy over the whole catalogue and its gradients, without ever holding all logits.
 
-The logits of T positions over N items are the largest array of a step by far. They are made for a few positions at a
-time, turned into gradients at once, and thrown away: memory does not grow with T and the products stay in cache.
+The logits of T positions over N items are the largest array of a step by far. They are made for a few positions and
+items at a time and turned into the gradients at once: memory does not grow with T, and an item's and a position's share
+of the work is three products of matrices (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018,
+has the running maximum).
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-LOGITS_PER_CHUNK_CPU = 2**21
+from training import kernels
+
+HELD = 2**25
+POSITIONS_MIN, POSITIONS_MAX = 128, 512
+"""Probabilities that are held at a time, and of how many positions: fewer would read the items too often."""
+LOGITS_PER_CHUNK_CPU = 2**20
 LOGITS_PER_CHUNK_GPU = 2**27
 
 
-def full_softmax_loss(query: Tensor, embedding: Tensor, bias: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
-    """Mean of -log softmax(embedding @ query + bias)[target] over T positions, a float32 scalar.
+class FullSoftmax(NamedTuple):
+    """The mean of -log softmax(embedding @ query + bias)[target] over T positions, and its gradients, float32."""
+
+    loss: Tensor
+    """scalar"""
+    query: Tensor
+    """[T, D]"""
+    embedding: Tensor
+    """[N, D]"""
+    bias: Tensor
+    """[N]"""
+
+
+@torch.no_grad()
+def full_softmax(
+    query: Tensor, embedding: Tensor, bias: Tensor, target: Tensor, dtype: torch.dtype, positions: int | None = None
+) -> FullSoftmax:
+    """Loss and gradients in one go.
 
     Args:
         query: [T, D] float32.
@@ -23,46 +45,72 @@ def full_softmax_loss(query: Tensor, embedding: Tensor, bias: Tensor, target: Te
         bias: [N] float32.
         target: [T] int64, rows of the catalogue.
         dtype: precision of the products with the logits (bfloat16 where the hardware has it); sums are float32.
+        positions: what the sums over the T positions are divided by; T, if omitted.
 
     Raises:
         ValueError: there is no position to average over.
     """
     if not len(target):
         raise ValueError("cross-entropy of no positions is undefined")
-    loss: Tensor = _FullSoftmax.apply(query, embedding, bias, target, dtype)
-    return loss
+    queries, items = query.to(dtype), embedding.to(dtype)
+    sums = query.new_zeros(query.shape[1] + 1, len(items))  # [D + 1, N], the last row for the bias
+    grad_query, normaliser = torch.empty_like(query), query.new_empty(len(query))
+    held = min(max(HELD // len(items), POSITIONS_MIN), POSITIONS_MAX)
+    for chunk in (slice(begin, begin + held) for begin in range(0, len(query), held)):
+        grad_query[chunk], normaliser[chunk] = _chunk(queries[chunk], items, bias, sums)
+    # What the targets themselves add stays exact: it never meets the probabilities.
+    share, wanted = 1 / (positions or len(query)), embedding[target]
+    loss = (normaliser - (query * wanted).sum(1) - bias[target]).sum() * share
+    grad_query.sub_(wanted).mul_(share)
+    grad_embedding = sums[:-1].T.contiguous().index_add_(0, target, query, alpha=-1).mul_(share)
+    grad_bias = (sums[-1] - torch.bincount(target, minlength=len(bias))).mul_(share)
+    return FullSoftmax(loss, grad_query, grad_embedding, grad_bias)
 
 
-class _FullSoftmax(torch.autograd.Function):
-    """Computes the gradients on the way forward: the only moment at which the probabilities exist."""
+def _chunk(queries: Tensor, items: Tensor, bias: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Add the probabilities of these P positions, times their queries, to `sums`.
 
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, embedding: Tensor, bias: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
-        # The bias is one more column of the items, met by a column of ones: its sums come with the products.
-        queries = torch.cat((query, query.new_ones(len(query), 1)), dim=1).to(dtype)
-        items = torch.cat((embedding, bias[:, None]), dim=1).to(dtype)
-        expected = torch.empty_like(query)
-        grad_items = query.new_zeros(items.shape[1], items.shape[0])
-        loss = query.new_zeros(())
-        logits_per_chunk = LOGITS_PER_CHUNK_GPU if query.is_cuda else LOGITS_PER_CHUNK_CPU
-        positions = max(1, logits_per_chunk // len(items))
-        for begin in range(0, len(query), positions):
-            chunk = slice(begin, begin + positions)
-            probability = (queries[chunk] @ items.T).softmax(dim=1)
-            likelihood = probability.gather(1, target[chunk, None]).to(query.dtype)
-            loss -= likelihood.clamp_min(torch.finfo(torch.float32).tiny).log().sum()
-            expected[chunk] = (probability @ items)[:, :-1]
-            grad_items += queries[chunk].T @ probability
-        # What the targets themselves add stays exact: it never meets the probabilities.
-        grad_query = expected - embedding[target]
-        grad_embedding = grad_items[:-1].T.index_add(0, target, query, alpha=-1)
-        grad_bias = grad_items[-1] - torch.bincount(target, minlength=len(bias))
-        ctx.save_for_backward(grad_query, grad_embedding, grad_bias)
-        ctx.positions = len(query)
-        return loss / len(query)
+    Returns:
+        The items' mean under the probabilities, [P, D], and the logarithm of the softmax' denominator, [P].
+    """
+    columns = max(1, (LOGITS_PER_CHUNK_GPU if queries.is_cuda else LOGITS_PER_CHUNK_CPU) // len(queries))
+    tiles = [slice(begin, begin + columns) for begin in range(0, len(items), columns)]
+    weights, shifts = [], []
+    # As if the items seen so far were all there are: the largest logit, the sum of the exponentials, their mean.
+    largest = total = None
+    for tile in tiles:
+        logits = queries @ items[tile].T
+        shift, weight_sum = exponentials(logits, bias[tile])
+        mean = (logits @ items[tile]).float()
+        if total is None or largest is None:
+            largest, total, expected = shift, weight_sum, mean
+        else:
+            new = torch.maximum(largest, shift)
+            before, now = (largest - new).exp(), (shift - new).exp()
+            expected = expected * before[:, None] + mean * now[:, None]
+            total, largest = total * before + weight_sum * now, new
+        weights.append(logits)
+        shifts.append(shift)
+    assert total is not None
+    assert largest is not None
+    extended = torch.cat((queries.float(), queries.new_ones(len(queries), 1)), dim=1)
+    for tile, weight, shift in zip(tiles, weights, shifts, strict=True):
+        scaled = extended * ((shift - largest).exp() / total)[:, None]
+        sums[:, tile] += scaled.to(queries.dtype).T @ weight
+    return expected / total[:, None], largest + total.log()
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        scale = grad_loss / ctx.positions
-        return (*(gradient * scale for gradient in ctx.saved_tensors), None, None)
+
+def exponentials(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace [P, N] logits by exp(logits + bias - shift).
+
+    Returns:
+        The shift, which is the largest logit with its bias, and the sum of what was written, both [P] float32.
+    """
+    if kernels.suit(logits):
+        shift, total = torch.empty(2, len(logits)).unbind()
+        kernels.run("exponentials", logits.dtype, *logits.shape, logits, bias, shift, total)
+        return shift, total
+    biased = logits + bias
+    shift = biased.amax(1)
+    logits.copy_(biased.sub_(shift[:, None]).exp_())
+    return shift, logits.sum(1, dtype=torch.float32)

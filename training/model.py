@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.dropout import Dropout
+from training.layers import Gelu, ResidualNorm
 from training.packing import Packing
-from training.scan import scan
+from training.scan import scan, turn
 
 RADIUS_MIN, RADIUS_MAX = 0.8, 0.99
 """|λ| starts uniform in area between these radii, as in the authors' code."""
@@ -57,30 +58,24 @@ class LRU(nn.Module):
         """x [T, D] with a packing and [B, D] without, state [B, 2H] → y, of the shape of x, and the last state."""
         return self._step(x, state) if packing is None else self._scan(x, state, packing)
 
+    def _decay(self) -> Tensor:
+        radius, phase = torch.exp(-torch.exp(self.nu)), torch.exp(self.theta)
+        return torch.cat((radius * torch.cos(phase), radius * torch.sin(phase)))
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        gamma = torch.exp(self.log_gamma).repeat(2)
+        return functional.linear(x, self.inner.weight * gamma[:, None], self.inner.bias * gamma)
+
     def _step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         state = x.new_zeros(len(x), 2 * len(self.nu)) if state is None else state
-        radius, phase = torch.exp(-torch.exp(self.nu)), torch.exp(self.theta)
-        decay_real, decay_imag = radius * torch.cos(phase), radius * torch.sin(phase)
-        gamma = torch.exp(self.log_gamma).repeat(2)
-        real, imag = state.chunk(2, dim=1)
-        turned = torch.cat((decay_real * real - decay_imag * imag, decay_real * imag + decay_imag * real), dim=1)
-        state = turned + functional.linear(x, self.inner.weight * gamma[:, None], self.inner.bias * gamma)
+        state = turn(self._decay(), state) + self._inputs(x)
         return self.outer(state), state
 
     def _scan(self, x: Tensor, state: Tensor | None, packing: Packing) -> tuple[Tensor, Tensor]:
-        # The scan wants each complex number's two parts side by side, so the rows of B and the columns of C are
-        # interleaved: small matrices, instead of T × 2H activations.
-        decay = torch.polar(torch.exp(-torch.exp(self.nu)), torch.exp(self.theta))
-        gamma = torch.exp(self.log_gamma).repeat(2)
-        weight = _interleave(self.inner.weight * gamma[:, None])
-        inputs = functional.linear(x, weight, _interleave(self.inner.bias * gamma))
-        pairs = torch.view_as_complex(inputs.float().view(len(x), len(self.nu), 2))
-        initial = None if state is None else torch.complex(*state.chunk(2, dim=1))
-        states = torch.view_as_real(scan(decay, pairs, packing, initial))
-        y = functional.linear(states.flatten(1), _interleave(self.outer.weight.T).T, self.outer.bias)
-        final = states[packing.last.to(x.device)].transpose(1, 2).flatten(1)
-        idle = states.new_zeros(len(packing.lengths), 2 * len(self.nu)) if state is None else state
-        return y, torch.cat((final, idle[packing.alive :]))
+        states = scan(self._decay(), self._inputs(x), packing, state)
+        final = states[packing.last.to(x.device)].float()
+        idle = final.new_zeros(len(packing.lengths), 2 * len(self.nu)) if state is None else state
+        return self.outer(states), torch.cat((final, idle[packing.alive :]))
 
 
 class Block(nn.Module):
@@ -89,18 +84,17 @@ class Block(nn.Module):
     def __init__(self, width: int, units: int, dropout: float) -> None:
         super().__init__()
         self.lru = LRU(width, units)
-        self.lru_norm = nn.LayerNorm(width)
+        self.lru_norm = ResidualNorm(width, dropout)
         self.widen = nn.Linear(width, 4 * width)
+        self.gelu = Gelu(dropout)
         self.narrow = nn.Linear(4 * width, width)
-        self.feed_forward_norm = nn.LayerNorm(width)
-        self.dropout = Dropout(dropout)
+        self.feed_forward_norm = ResidualNorm(width, dropout)
 
     def forward(self, x: Tensor, state: Tensor | None, packing: Packing | None) -> tuple[Tensor, Tensor]:
         """Shapes as for `LRU`."""
         y, state = self.lru(x, state, packing)
-        x = self.lru_norm(x + self.dropout(y))
-        y = self.narrow(self.dropout(functional.gelu(self.widen(x))))
-        return self.feed_forward_norm(x + self.dropout(y)), state
+        x = self.lru_norm(x, y)
+        return self.feed_forward_norm(x, self.narrow(self.gelu(self.widen(x)))), state
 
 
 class SequenceModel(nn.Module):
@@ -149,8 +143,3 @@ class LRURec(SequenceModel):
             x, after = block(x, before, packing)
             states.append(after)
         return x, torch.cat(states, dim=1)
-
-
-def _interleave(planes: Tensor) -> Tensor:
-    """Rows re₀ … re_{H-1}, im₀ … im_{H-1} become re₀, im₀, re₁, im₁, …"""
-    return torch.stack(planes.chunk(2), dim=1).flatten(0, 1)

@@ -49,6 +49,14 @@ class Packing:
         """Where the tokens at these steps of these lanes lie, int64."""
         return self.offsets[time] + lane
 
+    def share(self, nth: int, count: int) -> tuple["Packing", Tensor]:
+        """Every `count`-th lane from `nth` on as a packing of its own, and where its tokens lie in this one, int64."""
+        tokens = np.flatnonzero(self.lane % count == nth)
+        time, lane = self.time[tokens], self.lane[tokens] // count
+        batch_sizes = tuple(np.bincount(time).tolist())
+        lanes = slice(nth, None, count)
+        return Packing(self.order[lanes], self.lengths[lanes], batch_sizes, time, lane), torch.from_numpy(tokens)
+
     def earlier(self, steps: int) -> Tensor:
         """For every token that has one: the token `steps` before it in its own lane, int64.
 

@@ -1,0 +1,102 @@
+"""The compiled inner loops of `kernels.cpp`: built at first use, and done without where there is no compiler.
+
+A shared library lies in the user's cache directory under a name made of its source, the compiler and the CPU, so that a
+build is never used on a machine that it was not made for. `RECOMMENDER_KERNELS=off` does without.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import structlog
+import torch
+from torch import Tensor
+
+SOURCE: Final = Path(__file__).with_name("kernels.cpp")
+COMPILERS: Final = ("c++", "g++", "clang++")
+OPTIONS: Final = ("-std=c++20", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+RELAXED: Final = ("-fassociative-math", "-fno-signed-zeros", "-freciprocal-math", "-ffinite-math-only")
+"""sums in any order; what is not finite shows in the loss, which PyTorch computes"""
+WIDE: Final = "-mprefer-vector-width=512"
+COMPILE_TIMEOUT_S: Final = 120.0
+
+NAMES: Final = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
+
+_log = structlog.get_logger()
+
+
+def run(name: str, dtype: torch.dtype, *arguments: Tensor | float) -> None:
+    """Call a kernel for activations of `dtype`; ints become int64, floats float, and tensors pointers.
+
+    The kernels must be there, and every tensor contiguous and on the CPU. Other threads go on meanwhile.
+    """
+    getattr(library(), f"{name}_{NAMES[dtype]}")(*map(_passed, arguments))
+
+
+def suit(x: Tensor) -> bool:
+    """Whether kernels can work on activations like these."""
+    return x.device.type == "cpu" and x.dtype in NAMES and library() is not None
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None: no compiler, one that fails, or they are switched off."""
+    if os.environ.get("RECOMMENDER_KERNELS", "on").lower() == "off":
+        return None
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+    if compiler is None:
+        _log.info("no C++ compiler: training goes on without compiled kernels, at about half the speed")
+        return None
+    try:
+        return ctypes.CDLL(str(_built(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        _log.warning("kernels could not be compiled: training goes on without", compiler=compiler, error=said[:500])
+        return None
+
+
+def _built(compiler: str) -> Path:
+    """The shared library, compiled now if it is not in the cache."""
+    options = [*OPTIONS, *RELAXED, *([WIDE] if platform.machine() in ("x86_64", "AMD64") else [])]
+    told = _output([compiler, "--version"])
+    made_of = (SOURCE.read_text(), compiler, told, " ".join(options), _cpu())
+    name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:20]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrurec-stream"
+    path = folder / f"kernels-{name}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        command = [compiler, *options, str(SOURCE), "-o", str(unfinished)]
+        try:
+            _output(command)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return path
+
+
+def _output(command: list[str]) -> str:
+    # the compiler is the user's own, as for any build
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMPILE_TIMEOUT_S).stdout  # noqa: S603
+
+
+def _cpu() -> str:
+    """What `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() + platform.platform()
+    return "".join(next((line for line in lines if line.startswith(key)), "") for key in ("model name", "flags"))
+
+
+def _passed(argument: Tensor | float) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
+    if isinstance(argument, Tensor):
+        assert argument.is_contiguous()
+        return ctypes.c_void_p(argument.data_ptr())
+    return ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_float(argument)
