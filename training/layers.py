@@ -10,7 +10,6 @@ from torch.nn import functional
 from training import kernels
 from training.dropout import Dropout, draw_seed
 
-
 EPSILON = 1e-5
 
 

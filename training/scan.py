@@ -112,7 +112,7 @@ class _Scan(torch.autograd.Function):
         before, after = _complex(states), grad[packing.alive :]
         of_decay = torch.zeros_like(conjugate)
         for earlier, later in zip(
-            packing.earlier(1).to(states.device).split(TOKENS_PER_CHUNK), after.split(TOKENS_PER_CHUNK), strict=True
+            torch.split(packing.earlier(1).to(states.device), TOKENS_PER_CHUNK), after.split(TOKENS_PER_CHUNK), strict=True
         ):
             of_decay += torch.linalg.vecdot(before[earlier], later, dim=0)
         return _real(of_decay), _real(grad).to(states.dtype), None
