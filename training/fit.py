@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +20,9 @@ from training.windows import Batch, collate, cut, shuffled
 
 Model = TypeVar("Model", bound=SequenceModel)
 
+AVERAGED_STEPS = 10
+"""The decay of an average rises to the recipe's as steps / (steps + this): it forgets the first steps soon."""
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -33,6 +36,20 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """One point of a training's curve."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean over the tokens of the epoch, each with the parameters it was trained with."""
+    learning_rate: float
+    """Of the epoch's last step."""
+    metrics: Metrics | None
+    """Of the validation that followed, if one did."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """A finished training. The model itself was changed in place and holds the best epoch's parameters."""
 
@@ -42,6 +59,8 @@ class Outcome:
     seconds: float
     metrics: Metrics | None
     """Validation metrics of the parameters that were kept; None without validation."""
+    curve: tuple[Epoch, ...] = ()
+    """Every epoch that was trained, also those after the kept one."""
 
 
 class Diverged(ArithmeticError):
@@ -73,30 +92,41 @@ def fit(
     torch.manual_seed(recipe.seed)
     optimizer = _optimizer(model, recipe)
     began, steps, best, best_state = time.monotonic(), 0, Outcome(0, 0, 0.0, None), None
-    progress, epoch = 0.0, 0
-    while progress < 1 and epoch - best.epochs < recipe.patience:
+    average = copy.deepcopy(model) if recipe.ema else None
+    kept = average or model
+    progress, epoch, exhausted, curve = 0.0, 0, False, list[Epoch]()
+    while progress < 1 and not exhausted:
         windows = list(shuffled(cut(train, recipe.window, random), recipe.batch, random))
+        total, tokens = 0.0, 0
         model.train()
         for nth, span in enumerate(windows):
             progress = _progress(epoch + nth / len(windows), time.monotonic() - began, recipe)
+            learning_rate = _learning_rate(progress, steps, recipe)
             for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(progress, steps, recipe)
-            loss = _step(model, optimizer, collate(histories.items, span), recipe, device)
+                group["lr"] = learning_rate
+            batch = collate(histories.items, span)
+            loss = _step(model, optimizer, batch, recipe, device)
+            if average and recipe.ema:
+                _follow(average, model, min(recipe.ema, steps / (steps + AVERAGED_STEPS)))
+            total, tokens = total + loss * len(batch.inputs), tokens + len(batch.inputs)
             steps += 1
             if watch:
                 watch(Moment(progress, epoch, loss))
         epoch += 1
         progress = _progress(epoch, time.monotonic() - began, recipe)
-        metrics = validate(model) if validate else None
+        due = epoch % recipe.evaluate_every == 0 or progress == 1
+        metrics = validate(kept) if validate and due else None
         if watch:
             watch(Moment(progress, epoch, loss, metrics))
-        if metrics is None or best.metrics is None or metrics.recall_at_10 > best.metrics.recall_at_10:
+        curve.append(Epoch(epoch, total / tokens, learning_rate, metrics))
+        if validate is None or (metrics and (best.metrics is None or metrics.recall_at_10 > best.metrics.recall_at_10)):
             best = Outcome(epoch, steps, time.monotonic() - began, metrics)
-            best_state = copy.deepcopy(model.state_dict()) if metrics else None
-    if best_state:
-        model.load_state_dict(best_state)
+            best_state = copy.deepcopy(kept.state_dict()) if metrics else None
+        exhausted = metrics is not None and epoch - best.epochs >= recipe.patience
+    if best_state or average:
+        model.load_state_dict(best_state or kept.state_dict())
     model.eval()
-    return best
+    return replace(best, curve=tuple(curve))
 
 
 def _progress(epochs: float, seconds: float, recipe: Recipe) -> float:
@@ -113,6 +143,12 @@ def _optimizer(model: SequenceModel, recipe: Recipe) -> torch.optim.Optimizer:
     others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+@torch.no_grad()
+def _follow(average: SequenceModel, model: SequenceModel, decay: float) -> None:
+    for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(parameter, 1 - decay)
 
 
 def _step(

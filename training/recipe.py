@@ -25,6 +25,11 @@ class Recipe:
     dropout: float = 0.2
     patience: int = 5
     """Epochs without a better validation recall@10 after which training stops."""
+    evaluate_every: int = 1
+    """Epochs from one validation to the next; the last epoch is always followed by one."""
+    ema: float | None = None
+    """Decay per step of an exponential moving average of the parameters, which then is what is validated and kept;
+    None keeps the parameters themselves."""
     minutes: float | None = None
     """Wall time after which training has come to its end, if the epochs have not before."""
     seed: int = 0

@@ -56,6 +56,72 @@ def test_training_stops_after_its_patience_and_keeps_the_best_epoch(ring: Histor
     assert not torch.equal(states[1], states[-1])
 
 
+def test_the_curve_tells_every_epoch_with_its_mean_loss_over_tokens(ring: Histories) -> None:
+    losses: list[float] = []
+
+    def watch(moment: Moment) -> None:
+        if moment.metrics is None:
+            losses.append(moment.loss)
+
+    train = Spans(ring.users.begin[:16], ring.users.begin[:16] + 9)  # 16 windows of 8 tokens, two steps
+    outcome = fit(
+        new_model(ring),
+        ring,
+        train,
+        dataclasses.replace(RECIPE, epochs=3),
+        CPU,
+        validate=lambda _: Metrics(1, 0.5, 0, 0, 0),
+        watch=watch,
+    )
+    assert [point.epoch for point in outcome.curve] == [1, 2, 3]
+    assert [point.loss for point in outcome.curve] == pytest.approx([sum(losses[at : at + 2]) / 2 for at in (0, 2, 4)])
+    assert outcome.curve[-1].learning_rate < outcome.curve[1].learning_rate
+    assert outcome.curve[1].metrics == Metrics(1, 0.5, 0, 0, 0)
+    assert outcome.epochs == 1
+
+
+def test_validation_comes_every_so_many_epochs_and_after_the_last(ring: Histories) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=5, evaluate_every=2, patience=1)
+    recalls = iter([0.1, 0.2, 0.3])
+    outcome = fit(new_model(ring), ring, ring.users, recipe, CPU, validate=lambda _: Metrics(1, next(recalls), 0, 0, 0))
+    assert [point.epoch for point in outcome.curve if point.metrics] == [2, 4, 5]
+    assert outcome.epochs == 5
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_an_average_over_the_steps_is_validated_and_kept(ring: Histories, validated: bool) -> None:
+    train = Spans(ring.users.begin[:8], ring.users.begin[:8] + 9)  # a step is an epoch
+    recipe = dataclasses.replace(RECIPE, epochs=3, learning_rate=0.01, warmup_steps=0)
+
+    def trained(recipe: Recipe) -> tuple[LRURec, list[torch.Tensor]]:
+        model, biases = new_model(ring), []
+
+        def validate(seen: LRURec) -> Metrics:
+            biases.append(seen.bias.detach().clone())
+            return Metrics(1, float(len(biases)), 0, 0, 0)
+
+        fit(model, ring, train, recipe, CPU, validate=validate if validated else None)
+        return model, biases
+
+    _, (first, second, third) = trained(recipe) if validated else (None, raw_biases(ring, train, recipe))
+    model, averages = trained(dataclasses.replace(recipe, ema=0.1))
+    expected = [first, 1 / 11 * first + 10 / 11 * second]  # younger than the decay says
+    expected.append(0.1 * expected[1] + 0.9 * third)
+    torch.testing.assert_close(averages, expected if validated else [])
+    torch.testing.assert_close(model.bias.detach(), expected[-1])
+
+
+def raw_biases(histories: Histories, train: Spans, recipe: Recipe) -> list[torch.Tensor]:
+    """The bias after each step."""
+    model, biases = new_model(histories), list[torch.Tensor]()
+
+    def watch(_moment: Moment) -> None:
+        biases.append(model.bias.detach().clone())
+
+    fit(model, histories, train, recipe, CPU, watch=watch)
+    return biases[::2]  # it is told twice of a step that ends an epoch
+
+
 def test_minutes_end_the_training_before_the_epochs_do(ring: Histories) -> None:
     moments: list[Moment] = []
     recipe = dataclasses.replace(RECIPE, epochs=10**6, minutes=1e-3)
