@@ -1,0 +1,1 @@
+"""What LRURec here is compared with, in quality and in speed."""
