@@ -48,6 +48,29 @@ class File(BaseModel):
     """bytes"""
 
 
+class Gate(BaseModel):
+    """Whether a model may become the champion, and what that was judged by."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    verdict: Literal["accepted", "rejected", "uncompared"]
+    """accepted and rejected: compared with the champion; uncompared: not, and published all the same"""
+    reason: str
+    champion: Version | None = None
+    """the model that it was compared with"""
+    events: int = 0
+    """held-out events that both ranked"""
+    users: int = 0
+    """whose events these are"""
+    candidate_ndcg_at_10: float | None = None
+    champion_ndcg_at_10: float | None = None
+    difference: float | None = None
+    """candidate's minus champion's"""
+    low: float | None = None
+    """of the 95 % interval of the difference"""
+    high: float | None = None
+
+
 class Manifest(BaseModel):
     """What a model is, where its files are, and where it came from. Published on the topic `models` as JSON."""
 
@@ -67,8 +90,13 @@ class Manifest(BaseModel):
     """S, floats of a state"""
     offsets: dict[str, int] = {}
     """for each partition of `interactions`, the first offset that was not trained on"""
+    trained_until_ms: int | None = None
+    """UTC milliseconds of the newest event that was trained on; no event after it was"""
     parameters: dict[str, Any] = {}
     metrics: dict[str, float] = {}
+    gate: Gate | None = None
+    curves: dict[str, list[float]] = {}
+    """what happened epoch by epoch, by name: loss, learning rate, validation metrics"""
     libraries: dict[str, str] = {}
 
     @model_validator(mode="after")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
 from schemas.artefact import (
@@ -17,8 +16,8 @@ from schemas.artefact import (
     PROBES,
     STEP,
     WEIGHTS,
+    Gate,
     Manifest,
-    Probes,
     build_catalogue,
     decode_catalogue,
     encode_catalogue,
@@ -26,10 +25,10 @@ from schemas.artefact import (
 )
 from schemas.artefact_store import ArtefactStore, described
 from training.model import LRURec, Shape
-from training.step_graph import export_step, fold, load_step
+from training.probes import make_probes
+from training.step_graph import export_step
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")
-PROBE_COUNT, PROBE_LENGTH, PROBE_TOP = 8, 20, 10
 
 
 class NotFinite(ArithmeticError):
@@ -60,6 +59,9 @@ def build(
     offsets: Mapping[str, int] | None = None,
     parameters: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
+    trained_until_ms: int | None = None,
+    gate: Gate | None = None,
+    curves: Mapping[str, list[float]] | None = None,
     version_ms: int | None = None,
 ) -> Artefact:
     """Make the files of a model and check them.
@@ -70,6 +72,9 @@ def build(
         offsets: for each partition of the log, the first offset that was not trained on.
         parameters: how the model was trained.
         metrics: how good it was.
+        trained_until_ms: UTC milliseconds of the newest event that was trained on.
+        gate: whether it may become the champion.
+        curves: what happened epoch by epoch.
         version_ms: UTC milliseconds, the artefact's version and the name of its directory; now, if omitted.
 
     Raises:
@@ -96,7 +101,10 @@ def build(
         state=model.shape.state,
         offsets=dict(offsets or {}),
         parameters=asdict(model.shape) | dict(parameters or {}),
+        trained_until_ms=trained_until_ms,
         metrics=dict(metrics or {}),
+        gate=gate,
+        curves=dict(curves or {}),
         libraries={library: version(library) for library in LIBRARIES},
     )
     return Artefact(files, manifest)
@@ -121,19 +129,3 @@ def _encode_weights(model: LRURec) -> bytes:
     arrays = {name: parameter.numpy() for name, parameter in model.state_dict().items()}
     del arrays["embedding.weight"], arrays["bias"]
     return safetensors.save(arrays)
-
-
-def make_probes(
-    step: bytes, embedding: NDArray[np.float32], bias: NDArray[np.float32], state: int, seed: int = 0
-) -> Probes:
-    """Histories of random items, of lengths up to `PROBE_LENGTH`, with what the step gives for them.
-
-    Random ones, because an artefact outlives a user's wish to be forgotten.
-    """
-    random = np.random.default_rng(seed)
-    rows = random.integers(0, len(embedding), (PROBE_COUNT, PROBE_LENGTH), dtype=np.int32)
-    lengths = np.linspace(1, PROBE_LENGTH, PROBE_COUNT).astype(int)
-    rows[np.arange(PROBE_LENGTH) >= lengths[:, None]] = -1
-    query = fold(load_step(step), embedding, rows, state)
-    top = np.argsort(-(query @ embedding.T + bias), axis=1, kind="stable")[:, :PROBE_TOP]
-    return Probes(rows, query, top.astype(np.int32))

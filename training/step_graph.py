@@ -5,12 +5,11 @@ import warnings
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.model import LRURec
+from training.probes import load_step
 
 for chatty in ("onnx_ir", "onnxscript", "torch.onnx"):  # they tell every pass of their optimiser at level info
     logging.getLogger(chatty).setLevel(logging.ERROR)
@@ -72,14 +71,6 @@ def _without_metadata(proto: onnx.ModelProto) -> bytes:
     return serialized
 
 
-def load_step(graph: bytes) -> onnxruntime.InferenceSession:
-    """A session that runs the graph in one thread, as a worker does."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
 def check_step(graph: bytes, model: LRURec) -> None:
     """Compare the graph with the model on several steps of random items, from the zero state on.
 
@@ -101,17 +92,3 @@ def check_step(graph: bytes, model: LRURec) -> None:
                 if not error <= TOLERANCE:
                     raise GraphMismatch(f"{name} differs by {error} from the model at batch {batch}, limit {TOLERANCE}")
             state = next_state
-
-
-def fold(
-    session: onnxruntime.InferenceSession, embedding: NDArray[np.float32], rows: NDArray[np.int32], state: int
-) -> NDArray[np.float32]:
-    """Queries [P, D] after the histories `rows` [P, L], right padded with -1, stepped from zero states [P, `state`]."""
-    states = np.zeros((len(rows), state), dtype=np.float32)
-    queries = np.zeros((len(rows), embedding.shape[1]), dtype=np.float32)
-    for column in rows.T:
-        lanes = np.flatnonzero(column >= 0)
-        if len(lanes):
-            feed = {"state": states[lanes], "x": embedding[column[lanes]]}
-            states[lanes], queries[lanes] = session.run(["next_state", "query"], feed)
-    return queries

@@ -9,9 +9,10 @@ from schemas.artefact import CATALOGUE, ITEMS, MANIFEST, PROBES, STEP, decode_ca
 from schemas.artefact_store import ArtefactStore
 from schemas.malformed import Malformed
 from stream_app.model import load_model
-from training.artefact import PROBE_COUNT, PROBE_LENGTH, Artefact, NotFinite, build, load
+from training.artefact import Artefact, NotFinite, build, load
 from training.model import LRURec, Shape
-from training.step_graph import GraphMismatch, load_step
+from training.probes import PROBE_COUNT, PROBE_LENGTH, load_step
+from training.step_graph import GraphMismatch
 
 ITEM_IDS = [f"item {row}" for row in range(12)]
 

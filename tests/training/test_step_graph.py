@@ -5,7 +5,8 @@ import torch
 
 from training.model import LRURec, Shape
 from training.packing import pack
-from training.step_graph import GraphMismatch, check_step, export_step, fold, load_step
+from training.probes import fold, load_step
+from training.step_graph import GraphMismatch, check_step, export_step
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,94 @@
+"""Golden probes: histories with the answers that a step must give, made at the export and run before an announcement.
+
+A worker runs them again before it serves a model; what fails here would only be refused there. PyTorch is not needed.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from schemas.artefact import CATALOGUE, ITEMS, PROBES, STEP, Manifest, Probes, decode_catalogue, decode_probes
+from schemas.artefact_store import ArtefactStore
+from schemas.malformed import Malformed
+
+PROBE_COUNT: Final = 8
+PROBE_LENGTH: Final = 20
+PROBE_TOP: Final = 10
+TOLERANCE: Final = 1e-4
+"""of a query's floats and of a score, as in a worker: float32 rounding gives about 1e-6"""
+
+
+def load_step(graph: bytes) -> onnxruntime.InferenceSession:
+    """A session that runs the graph in one thread, as a worker does."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def fold(
+    session: onnxruntime.InferenceSession, embedding: NDArray[np.float32], rows: NDArray[np.int32], state: int
+) -> NDArray[np.float32]:
+    """Queries [P, D] after the histories `rows` [P, L], right padded with -1, stepped from zero states [P, `state`]."""
+    states = np.zeros((len(rows), state), dtype=np.float32)
+    queries = np.zeros((len(rows), embedding.shape[1]), dtype=np.float32)
+    for column in rows.T:
+        lanes = np.flatnonzero(column >= 0)
+        if len(lanes):
+            feed = {"state": states[lanes], "x": embedding[column[lanes]]}
+            states[lanes], queries[lanes] = session.run(["next_state", "query"], feed)
+    return queries
+
+
+def make_probes(
+    step: bytes, embedding: NDArray[np.float32], bias: NDArray[np.float32], state: int, seed: int = 0
+) -> Probes:
+    """Histories of random items, of lengths up to `PROBE_LENGTH`, with what the step gives for them.
+
+    Random ones, because an artefact outlives a user's wish to be forgotten.
+    """
+    random = np.random.default_rng(seed)
+    rows = random.integers(0, len(embedding), (PROBE_COUNT, PROBE_LENGTH), dtype=np.int32)
+    lengths = np.linspace(1, PROBE_LENGTH, PROBE_COUNT).astype(int)
+    rows[np.arange(PROBE_LENGTH) >= lengths[:, None]] = -1
+    query = fold(load_step(step), embedding, rows, state)
+    top = np.argsort(-(query @ embedding.T + bias), axis=1, kind="stable")[:, :PROBE_TOP]
+    return Probes(rows, query, top.astype(np.int32))
+
+
+def prove(store: ArtefactStore, manifest: Manifest) -> None:
+    """Read an artefact back from the store and run its probes.
+
+    Raises:
+        Malformed: a file differs from the manifest, cannot be decoded, or a probe gives another answer than at export.
+        OSError: a file is missing or the store cannot be reached.
+    """
+    run_probes(manifest, store.read(manifest))
+
+
+def run_probes(manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """Run the probes of an artefact's files.
+
+    Raises:
+        Malformed: a file cannot be decoded, shapes do not fit, or a probe gives another answer than at the export.
+    """
+    catalogue, probes = decode_catalogue(files[CATALOGUE], files[ITEMS]), decode_probes(files[PROBES])
+    if catalogue.embedding.shape != (manifest.items, manifest.width):
+        raise Malformed(CATALOGUE, catalogue.embedding.shape, f"must be [{manifest.items}, {manifest.width}]")
+    rows = np.concatenate((probes.rows, probes.top), axis=1)
+    if rows.min() < -1 or rows.max() >= manifest.items or probes.top.min() < 0:
+        raise Malformed(PROBES, [int(rows.min()), int(rows.max())], f"must hold rows below {manifest.items}")
+    try:
+        query = fold(load_step(files[STEP]), catalogue.embedding, probes.rows, manifest.state)
+    except Exception as error:  # the runtime's exceptions share no other base
+        raise Malformed(STEP, f"{len(files[STEP])} bytes", f"must be a graph that steps states ({error})") from error
+    worst = float(np.abs(query - probes.query).max()) if query.shape == probes.query.shape else float("inf")
+    if not worst <= TOLERANCE:
+        raise Malformed(PROBES, worst, f"must differ from the export's queries by at most {TOLERANCE}")
+    scores = query @ catalogue.embedding.T + catalogue.bias
+    best = -np.sort(-scores, axis=1)[:, : probes.top.shape[1]]
+    if not np.allclose(best, np.take_along_axis(scores, probes.top, axis=1), atol=TOLERANCE):
+        raise Malformed(PROBES, "other items", "must give the export's best items")
