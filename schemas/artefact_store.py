@@ -4,17 +4,43 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import fsspec
 from fsspec.core import url_to_fs
+from pydantic import BaseModel, ConfigDict
 
-from schemas.artefact import MANIFEST, File, Manifest, decode_manifest, encode_manifest
+from schemas.artefact import MANIFEST, File, Manifest, Version, decode_manifest, encode_manifest
 from schemas.malformed import Malformed
 from schemas.settings import Refused
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._-]+")
 """a directory's name: nothing that a file system or a pattern of fsspec reads in another way"""
+_ANNOUNCEMENTS: Final = "announcements"
+"""directory of the announcements, one file each: not every file system can append"""
+
+
+class Announcement(BaseModel):
+    """That a model became the champion. The topic `models` is compacted; this stays."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Version
+    at_ms: int
+    """UTC milliseconds"""
+    by: str
+    """the command: run, promote or rollback"""
+
+
+class Contents(NamedTuple):
+    """What a store has."""
+
+    manifests: list[Manifest]
+    """of all complete artefacts, oldest version first"""
+    announcements: list[Announcement]
+    """oldest first"""
+    broken: dict[str, str]
+    """what is wrong with every other file of these, by its name"""
 
 
 class ArtefactStore:
@@ -75,10 +101,56 @@ class ArtefactStore:
             files[name] = content
         return files
 
+    def remove(self, manifest: Manifest) -> None:
+        """Remove an artefact, its manifest first: half an artefact is none.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        directory = self._inside(manifest.path)
+        self._fs.rm_file(posixpath.join(directory, MANIFEST))
+        self._fs.rm(directory, recursive=True)
+
     def manifests(self) -> list[Manifest]:
-        """The manifests of all complete artefacts, oldest version first."""
-        found = self._fs.glob(posixpath.join(self._root, "*", MANIFEST)) if self._fs.exists(self._root) else []
-        return sorted((decode_manifest(self._fs.cat_file(path)) for path in found), key=lambda m: m.version)
+        """The manifests of all complete artefacts, oldest version first; one that cannot be read is left out."""
+        return self.contents().manifests
+
+    def contents(self) -> Contents:
+        """Everything that the store has.
+
+        Raises:
+            OSError: the store cannot be reached.
+        """
+        manifests, announcements, broken = [], [], {}
+        for path in self._glob("*", MANIFEST) + self._glob(_ANNOUNCEMENTS, "*.json"):
+            try:
+                content = self._fs.cat_file(path)
+                if posixpath.basename(path) == MANIFEST:
+                    manifests.append(decode_manifest(content))
+                else:
+                    announcements.append(Announcement.model_validate_json(content))
+            except (OSError, ValueError) as error:  # Malformed and pydantic's are ValueErrors
+                broken[posixpath.join(*path.split("/")[-2:])] = " ".join(str(error).split())
+        return Contents(
+            sorted(manifests, key=lambda manifest: manifest.version),
+            sorted(announcements, key=lambda announcement: announcement.at_ms),
+            broken,
+        )
+
+    def note(self, announcement: Announcement) -> None:
+        """Keep that a model was announced.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        directory = posixpath.join(self._root, _ANNOUNCEMENTS)
+        self._fs.makedirs(directory, exist_ok=True)
+        path = posixpath.join(directory, f"{announcement.at_ms}-{announcement.version}.json")
+        self._fs.pipe_file(path, announcement.model_dump_json().encode())
+
+    def _glob(self, *pattern: str) -> list[str]:
+        found: list[str] = self._fs.glob(posixpath.join(self._root, *pattern)) if self._fs.exists(self._root) else []
+        return found
 
     def _inside(self, path: str) -> str:
         if not all(_PLAIN.fullmatch(part) and part.strip(".") for part in path.split("/")):

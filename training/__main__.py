@@ -5,7 +5,7 @@ import sys
 from types import FrameType
 
 from schemas.settings import FAILED, run
-from training.run import FAILURES, Run
+from training.run import FAILURES, Run, told
 
 
 def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -19,7 +19,7 @@ def main() -> int:
     try:
         return run("python -m training", {"run": Run}, sys.argv[1:])
     except FAILURES as error:
-        print(f"python -m training: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"python -m training: {told(error)}", file=sys.stderr)
         return FAILED
 
 

@@ -1,28 +1,97 @@
 """Announcing a model to the workers: the topic `models`, where the last record of a role counts."""
 
-from confluent_kafka import KafkaException, Producer
+from dataclasses import dataclass
+from typing import Final
 
-from schemas.artefact import CHAMPION, Manifest, encode_manifest
-from schemas.kafka import TIMEOUT_S, producer_config
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+
+from schemas.artefact import CHAMPION, Manifest, decode_manifest, encode_manifest
+from schemas.artefact_store import Announcement, ArtefactStore
+from schemas.kafka import TIMEOUT_S, consumer_config, end_offsets, producer_config, read_topic
+from schemas.malformed import Malformed
 from schemas.settings import Settings
 
+ANSWER_S: Final = 5.0
+"""a broker that does not answer within this is away"""
 
-def publish(settings: Settings, manifest: Manifest) -> None:
-    """Make this model the champion and wait for the broker's acknowledgement.
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A record of the topic `models`."""
+
+    manifest: Manifest
+    at_ms: int
+    """UTC milliseconds, when the broker took it"""
+
+
+def publish(settings: Settings, manifest: Manifest) -> int:
+    """Make this model the champion and wait for the broker's acknowledgement; the time of it in UTC milliseconds.
 
     Raises:
         KafkaException: the broker did not take it.
         TimeoutError: no answer for 30 s.
     """
     failures: list[KafkaException] = []
+    taken_ms: list[int] = []
     producer = Producer(producer_config(settings))
     producer.produce(
         settings.models,
         key=CHAMPION,
         value=encode_manifest(manifest),
-        on_delivery=lambda error, _: failures.append(KafkaException(error)) if error else None,
+        on_delivery=lambda error, message: (
+            failures.append(KafkaException(error)) if error else taken_ms.append(message.timestamp()[1])
+        ),
     )
     if producer.flush(TIMEOUT_S):
         raise TimeoutError(f"the broker did not acknowledge model {manifest.version} within {TIMEOUT_S:g} s")
     if failures:
         raise failures[0]
+    return taken_ms[0]
+
+
+def announce(settings: Settings, store: ArtefactStore, manifest: Manifest, by: str) -> None:
+    """Make this model the champion, and note that in the store, where compaction does not reach.
+
+    Raises:
+        KafkaException: the broker did not take it.
+        TimeoutError: no answer for 30 s.
+    """
+    at_ms = publish(settings, manifest)
+    _log.info("published", version=manifest.version, topic=settings.models)
+    try:
+        store.note(Announcement(version=manifest.version, at_ms=at_ms, by=by))
+    except OSError as error:
+        # the workers have it: what is missing is a line of the history
+        _log.warning("the announcement is not in the history", version=manifest.version, error=str(error))
+
+
+def announced(settings: Settings) -> list[Announced]:
+    """The champions that the topic `models` still holds, oldest first; none if there is no such topic.
+
+    Raises:
+        KafkaException: the cluster cannot be reached.
+        TimeoutError: the topic stopped giving records.
+    """
+    consumer = Consumer(consumer_config(settings))
+    try:
+        topic = consumer.list_topics(settings.models, ANSWER_S).topics[settings.models]
+    finally:
+        consumer.close()
+    if topic.error:
+        if topic.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return []
+        raise KafkaException(topic.error)
+    found: list[Announced] = []
+    for _, messages in read_topic(settings, settings.models, end_offsets(settings, settings.models)):
+        for message in messages:
+            value = message.value()
+            if message.key() != CHAMPION.encode() or value is None:
+                continue
+            try:
+                found.append(Announced(decode_manifest(value), message.timestamp()[1]))
+            except Malformed as error:
+                _log.warning("a record of the topic is no manifest", offset=message.offset(), error=str(error))
+    return found

@@ -41,7 +41,7 @@ class Ranks:
 
 def ndcg(ranks: NDArray[np.int64], cutoff: int) -> NDArray[np.float64]:
     """NDCG of each event, from its rank. One item of each is relevant: it is 1 / log₂(rank + 2) up to the cutoff."""
-    return np.where(ranks < cutoff, 1 / np.log2(ranks + 2), 0.0)
+    return np.where(ranks < cutoff, 1 / np.log2(np.minimum(ranks, cutoff) + 2), 0.0)
 
 
 def metrics_of(ranks: NDArray[np.int64]) -> Metrics:

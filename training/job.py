@@ -1,4 +1,4 @@
-"""The batch job, wired: read, hold out, train, export, announce."""
+"""The batch job, wired: read, hold out, train, judge, export, prove, announce."""
 
 import time
 from dataclasses import asdict
@@ -11,16 +11,19 @@ from schemas.artefact import Manifest
 from schemas.artefact_store import ArtefactStore
 from schemas.kafka import describe_topics
 from schemas.settings import Refused, Settings
+from training import warm_start
 from training.allocator import keep_freed_memory
-from training.artefact import build
-from training.champion import publish
+from training.artefact import Artefact, build
+from training.champion import announce
 from training.device import find_device
 from training.histories import Histories
 from training.holdout import Holdout, leave_one_out, newest
 from training.interactions import read_file, read_interactions
+from training.opponent import Opponent, find_opponent, newest_ms
+from training.probes import prove
 from training.progress import ProgressBar, reading_bar
-from training.recipe import NothingToLearn
-from training.retraining import retrain
+from training.recipe import NothingToLearn, Recipe
+from training.retraining import Start, retrain
 from training.run import Run
 
 log = structlog.get_logger()
@@ -53,21 +56,51 @@ def retrain_once(run: Run) -> Manifest:
     if not len(histories.items):
         found = f"{reading.records} records and no events, {reading.malformed} of them malformed"
         raise NothingToLearn(f"nothing to learn from: topic {run.interactions} has {found}")
-    trained = retrain(histories, _hold_out(run, histories), run.recipe, device, ProgressBar, catch_up=run.catch_up)
+    opponent = find_opponent(run, store, histories)
+    holdout = _hold_out(run, histories, opponent)
+    recipe, start = run.recipe, None
+    if run.start != "cold":
+        recipe, start = _warm_start(run, histories, opponent)
+    trained = retrain(
+        histories,
+        holdout,
+        recipe,
+        device,
+        ProgressBar,
+        catch_up=run.catch_up,
+        start=start,
+        judge=lambda model: opponent.judge(model, histories, holdout, run.window, device),
+    )
     artefact = build(
         trained.model,
         histories.item_ids,
         offsets=reading.offsets,
-        parameters=asdict(run.recipe)
-        | {"device": device.name, "split": run.split, "holdout": run.holdout, "catch_up": run.catch_up},
-        metrics=trained.metrics | counts | {"seconds": time.monotonic() - began},
+        trained_until_ms=newest_ms(histories, histories.users if run.catch_up else holdout.train),
+        parameters=asdict(recipe)
+        | {"device": device.name, "split": run.split, "holdout": run.holdout, "catch_up": run.catch_up}
+        | {"start": "warm" if start else "cold"},
+        metrics=trained.metrics | counts | {"events": len(histories.items), "seconds": time.monotonic() - began},
+        gate=trained.gate,
+        curves=trained.curves,
     )
-    artefact.write(store)
+    _export(store, artefact)
     log.info("exported", version=artefact.manifest.version, store=run.artefact_store)
     if publishes:
-        publish(run, artefact.manifest)
-        log.info("published", version=artefact.manifest.version, topic=run.models)
+        if trained.gate and trained.gate.verdict == "rejected":
+            log.warning("rejected: the champion stays", version=artefact.manifest.version)
+        else:
+            announce(run, store, artefact.manifest, "run")
     return artefact.manifest
+
+
+def _export(store: ArtefactStore, artefact: Artefact) -> None:
+    """Write an artefact and read it back; one that does not prove itself is not left behind."""
+    artefact.write(store)
+    try:
+        prove(store, artefact.manifest)
+    except BaseException:
+        store.remove(artefact.manifest)
+        raise
 
 
 def _require(settings: Settings, topic: str) -> None:
@@ -80,5 +113,29 @@ def _require(settings: Settings, topic: str) -> None:
         raise Refused(f"topic {topic} does not exist: create it with python -m ops topics") from None
 
 
-def _hold_out(run: Run, histories: Histories) -> Holdout:
-    return leave_one_out(histories) if run.split == "leave-one-out" else newest(histories, run.holdout)
+def _hold_out(run: Run, histories: Histories, opponent: Opponent) -> Holdout:
+    if run.split == "leave-one-out":
+        return leave_one_out(histories)
+    return newest(histories, run.holdout, opponent.since_ms)
+
+
+def _warm_start(run: Run, histories: Histories, opponent: Opponent) -> tuple[Recipe, Start | None]:
+    """Go on from the champion, if that can be done; else a line of the log says why not."""
+    incumbent, since_ms, why_not = opponent.incumbent, opponent.since_ms, opponent.reason
+    if incumbent and since_ms is not None:
+        fresh = (histories.timestamps_ms > since_ms).mean()
+        if run.split != "time":
+            why_not = f"split {run.split} would ask for events that the champion has learned from"
+        elif run.start == "auto" and fresh > warm_start.MOST_NEW:
+            why_not = f"{fresh:.0%} of the events are new to the champion, at most {warm_start.MOST_NEW:.0%} may be"
+        else:
+            try:
+                start = warm_start.start(incumbent, histories, since_ms, run.recipe)
+            except ValueError as error:
+                why_not = str(error)
+            else:
+                new = round(fresh * len(histories.items))
+                log.info("warm start", champion=incumbent.manifest.version, new_events=new)
+                return warm_start.fine_tuning(run.recipe), start
+    log.warning("cold start", reason=why_not)
+    return run.recipe, None

@@ -6,10 +6,12 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from schemas.artefact import Gate
+from training.curves import curves
 from training.device import Device
 from training.evaluation import Metrics, evaluate
 from training.fit import Moment, Outcome, fit
-from training.histories import Histories
+from training.histories import Histories, Spans
 from training.holdout import Holdout
 from training.model import LRURec, Shape
 from training.recipe import Recipe
@@ -21,6 +23,15 @@ Bar = Callable[[str], AbstractContextManager[Callable[[Moment], None]]]
 
 
 @dataclasses.dataclass(frozen=True)
+class Start:
+    """What a training begins with, and what it learns from."""
+
+    model: LRURec
+    lessons: Callable[[Spans], Spans] = lambda allowed: allowed
+    """The stretches to learn from, of each user's events that may be learned from."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Trained:
     """A model, on the CPU, and what is known of it."""
 
@@ -29,6 +40,10 @@ class Trained:
     """The first phase, with the validation metrics."""
     test: Metrics | None
     """On the test events, after the first phase; None if there are none."""
+    gate: Gate | None = None
+    """What the judge said of the model after the first phase; None without a judge."""
+    caught_up: Outcome | None = None
+    """The second phase, if there was one."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -42,9 +57,28 @@ class Trained:
         }
         return found | {"epochs": self.fitted.epochs, "steps": self.fitted.steps}
 
+    @property
+    def curves(self) -> dict[str, list[float]]:
+        """What happened in each epoch, of both phases."""
+        return curves(self.fitted.curve) | curves(self.caught_up.curve if self.caught_up else (), "catch_up_")
+
+
+def cold_start(histories: Histories, recipe: Recipe) -> Start:
+    """New weights, as the recipe's seed gives them, and every event."""
+    torch.manual_seed(recipe.seed)
+    return Start(LRURec(Shape(items=len(histories.item_ids)), recipe.dropout))
+
 
 def retrain(
-    histories: Histories, holdout: Holdout, recipe: Recipe, device: Device, bar: Bar, *, catch_up: bool
+    histories: Histories,
+    holdout: Holdout,
+    recipe: Recipe,
+    device: Device,
+    bar: Bar,
+    *,
+    catch_up: bool,
+    start: Start | None = None,
+    judge: Callable[[LRURec], Gate] | None = None,
 ) -> Trained:
     """Train a model and say how good it is.
 
@@ -55,12 +89,22 @@ def retrain(
     On MovieLens 100K, recall@10 of still newer events rises from .192 to .198 by this, for a quarter of the time; a
     model trained anew on all events, for the same time again, has .199 (two seeds).
 
+    Args:
+        histories: everything there is.
+        holdout: what is held out of the first phase.
+        recipe: of the first phase.
+        device: to train on.
+        bar: shows each phase.
+        catch_up: whether there is a second phase.
+        start: a cold start, if omitted.
+        judge: given the model between the phases, on the device.
+
     Raises:
         NothingToLearn: no user has two events to train on.
         Diverged: the loss became infinite or not a number.
     """
-    torch.manual_seed(recipe.seed)
-    model = LRURec(Shape(items=len(histories.item_ids)), recipe.dropout).to(device.name)
+    start = start or cold_start(histories, recipe)
+    model = start.model.to(device.name)
     first = dataclasses.replace(recipe, minutes=recipe.minutes and recipe.minutes / (1 + CATCH_UP_SHARE))
 
     def validate(candidate: LRURec) -> Metrics:
@@ -69,8 +113,9 @@ def retrain(
     has_validation = holdout.validation.events > 0
     with bar("fit") as watch:
         check = validate if has_validation else None
-        fitted = fit(model, histories, holdout.train, first, device, validate=check, watch=watch)
+        fitted = fit(model, histories, start.lessons(holdout.train), first, device, validate=check, watch=watch)
     test = evaluate(model, histories, holdout.test, recipe.window, device) if holdout.test.events else None
+    gate, caught_up = judge(model) if judge else None, None
     if catch_up and has_validation:
         second = dataclasses.replace(
             recipe,
@@ -79,5 +124,5 @@ def retrain(
             minutes=recipe.minutes and recipe.minutes - recipe.minutes / (1 + CATCH_UP_SHARE),
         )
         with bar("catch up") as watch:
-            fit(model, histories, histories.users, second, device, watch=watch)
-    return Trained(model.to("cpu"), fitted, test)
+            caught_up = fit(model, histories, start.lessons(histories.users), second, device, watch=watch)
+    return Trained(model.to("cpu"), fitted, test, gate, caught_up)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import structlog
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from pydantic import BeforeValidator, Field
 
 from schemas import logs
@@ -40,6 +40,13 @@ def duration_s(text: str) -> float:
     return float(found[1]) * _SECONDS[found[2]]
 
 
+def told(error: Exception) -> str:
+    """What went wrong, in one line."""
+    # Kafka's own has its number, its name and whether it is fatal around the sentence
+    kafka = isinstance(error, KafkaException) and error.args and isinstance(error.args[0], KafkaError)
+    return " ".join((error.args[0].str() if kafka else str(error)).split()) or type(error).__name__
+
+
 class Run(Report):
     """Train on the log, export the model and make it the champion."""
 
@@ -47,6 +54,12 @@ class Run(Report):
         None, description="train on this RecBole file (.inter, .inter.gz) instead of the log, and do not publish"
     )
     publish: bool = Field(True, description="make the model the champion; never when it was trained on a file")
+    gate: bool = Field(True, description="do not announce a model that is worse than the champion on the newest events")
+    start: Literal["cold", "warm", "auto"] = Field(
+        "cold",
+        description="new weights and all events; or the champion's weights and what is new, where that is possible; "
+        "or that only where little is new",
+    )
     every: Annotated[float, BeforeValidator(duration_s)] | None = Field(
         None, gt=0, description="start a retraining this often, e.g. 6h or 90m, until stopped"
     )
@@ -76,7 +89,7 @@ class Run(Report):
         return Recipe(**{name: getattr(self, name) for name in names})
 
     def run(self) -> int:
-        """Train once, or again and again; every retraining starts from new weights and reads the whole log.
+        """Train once, or again and again.
 
         Raises:
             Refused: a setting is wrong, see `retrain_once`.
@@ -97,11 +110,12 @@ class Run(Report):
                 if self.every is None:
                     raise
                 pause = min(self.every, _AFTER_FAILURE_S)
-                _log.error("retraining failed", kind=type(error).__name__, error=str(error), next_in_s=pause)
+                _log.error("retraining failed", kind=type(error).__name__, error=told(error), next_in_s=pause)
             else:
                 measured = " ".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items())
+                verdict = f"{manifest.gate.verdict}, {manifest.gate.reason}" if manifest.gate else "not judged"
                 self.report(
-                    f"model {manifest.version}: {manifest.items} items, {measured}",
+                    f"model {manifest.version}: {verdict}; {manifest.items} items, {measured}",
                     **manifest.model_dump(exclude={"files"}),
                 )
                 if self.every is None:

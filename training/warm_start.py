@@ -1,0 +1,95 @@
+"""Fine-tuning: a retraining that goes on from the champion, over what is new and a sample of what is old.
+
+What is new alone would do: but a model that only sees the newest events forgets what the older ones taught it, so a
+sample of those is replayed among them (Mi, Lin and Faltings, "ADER: Adaptively Distilled Exemplar Replay towards
+Continual Learning for Session-based Recommendation", RecSys 2020).
+"""
+
+import dataclasses
+from typing import Final
+
+import numpy as np
+import torch
+
+from training.histories import Histories, Spans
+from training.incumbent import Incumbent
+from training.model import LRURec, Shape
+from training.recipe import Recipe
+from training.retraining import Start
+from training.windows import cut
+
+EPOCHS_SHARE: Final = 0.3
+"""of the epochs of a full training"""
+LEARNING_RATE_SHARE: Final = 0.25
+"""of the learning rate of a full training"""
+REPLAYED: Final = 0.25
+"""events that are replayed, for each event of the newest windows"""
+MOST_NEW: Final = 0.3
+"""share of new events above which a full training is the better choice"""
+
+
+def start(incumbent: Incumbent, histories: Histories, since_ms: int, recipe: Recipe) -> Start:
+    """Go on from the incumbent, which has learned from nothing after `since_ms`.
+
+    Raises:
+        ValueError: the incumbent is of another shape than a new model.
+    """
+    torch.manual_seed(recipe.seed)
+    model = adopt(incumbent, histories.item_ids, recipe.dropout)
+    random = np.random.default_rng(recipe.seed)
+    return Start(model, lambda allowed: lessons(histories, allowed, since_ms, recipe.window, random))
+
+
+def adopt(incumbent: Incumbent, item_ids: list[str], dropout: float) -> LRURec:
+    """A model of these items with the weights of the incumbent; rows of items are found again by their ids.
+
+    A new item starts as in a cold start, as a small random embedding, with the mean bias of the known items.
+
+    Raises:
+        ValueError: the incumbent is of another shape than a new model.
+    """
+    theirs = incumbent.model.shape
+    shape = Shape(items=len(item_ids))
+    if dataclasses.replace(theirs, items=shape.items) != shape:
+        raise ValueError(f"the champion is of another shape: {theirs}, a new model: {shape}")
+    model = LRURec(shape, dropout)
+    rows = torch.from_numpy(incumbent.rows_of(item_ids))
+    known = rows >= 0
+    state = incumbent.model.state_dict()
+    with torch.no_grad():
+        embedding, bias = model.embedding.weight.clone(), state["bias"].mean().expand(shape.items).clone()
+        embedding[known] = state["embedding.weight"][rows[known]]
+        bias[known] = state["bias"][rows[known]]
+        model.load_state_dict(state | {"embedding.weight": embedding, "bias": bias})
+    return model
+
+
+def fine_tuning(recipe: Recipe) -> Recipe:
+    """The recipe of a training that goes on from a trained model: shorter and slower."""
+    return dataclasses.replace(
+        recipe,
+        epochs=max(1, round(EPOCHS_SHARE * recipe.epochs)),
+        learning_rate=LEARNING_RATE_SHARE * recipe.learning_rate,
+    )
+
+
+def lessons(histories: Histories, train: Spans, since_ms: int, window: int, random: np.random.Generator) -> Spans:
+    """Of what may be learned from, what is new since that time, each in its window, and a sample of the rest.
+
+    Args:
+        histories: of U users.
+        train: [U] what may be learned from.
+        since_ms: UTC milliseconds; a user's first newer event and all behind it are new.
+        window: events before the first new one that come with it, and of each replayed stretch.
+        random: chooses what is replayed.
+    """
+    position = np.arange(len(histories.items))
+    newer = np.where(histories.timestamps_ms > since_ms, position, len(position))
+    first_new = np.minimum(np.minimum.reduceat(newer, histories.users.begin), train.end)
+    begin = np.where(first_new < train.end, np.maximum(train.begin, first_new - window), train.end)
+    fresh = Spans(begin, train.end)
+    old = cut(Spans(train.begin, begin), window, random)
+    order = random.permutation(len(old))
+    wanted = np.searchsorted(np.cumsum(old.lengths[order]), REPLAYED * fresh.events)
+    replayed = old[order[: int(wanted) + 1]]
+    return Spans(np.concatenate((fresh.begin, replayed.begin)), np.concatenate((fresh.end, replayed.end)))
