@@ -26,18 +26,22 @@ from stream_app.host import Host
 from stream_app.kafka_broker import KafkaBroker
 from stream_app.metrics import WorkerMetrics
 from stream_app.settings import WorkerSettings
+from training.__main__ import COMMANDS as TRAINING
 from training.run import Run
 
 ROOT: Final = Path(__file__).parents[1]
 FOLDER: Final = ROOT / "docs" / "reference"
 PROGRAMS: Final[Mapping[str, type[Command]]] = {
     "stream_app": WorkerSettings,
-    "training run": Run,
+    **{f"training {name}": command for name, command in TRAINING.items()},
     **{f"ops {name}": command for name, command in sorted(COMMANDS.items())},
 }
 """every command, by what follows `python -m`"""
 
-_OF_THE_MACHINE: Final = {(WorkerSettings, "worker_id"): "the host's name", (Run, "threads"): "the number of cores"}
+_OF_THE_MACHINE: Final[Mapping[tuple[type[Settings], str], str]] = {
+    (WorkerSettings, "worker_id"): "the host's name",
+    (Run, "threads"): "the number of cores",
+}
 _KINDS: Final[Mapping[Any, str]] = {bool: "yes or no", int: "integer", float: "number", Path: "path"}
 _BOUNDS: Final = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _WRITTEN: Final = "<!-- Written by `make docs` from the code. -->"

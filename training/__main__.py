@@ -2,10 +2,23 @@
 
 import signal
 import sys
+from collections.abc import Mapping
 from types import FrameType
+from typing import Final
 
-from schemas.settings import FAILED, run
+from schemas.settings import FAILED, Command, run
+from training.history import History
+from training.promote import Promote, Rollback
+from training.reproduce import Reproduce
 from training.run import FAILURES, Run, told
+
+COMMANDS: Final[Mapping[str, type[Command]]] = {
+    "run": Run,
+    "reproduce": Reproduce,
+    "history": History,
+    "promote": Promote,
+    "rollback": Rollback,
+}
 
 
 def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -17,7 +30,7 @@ def main() -> int:
     """Run the command that the command line names and return its exit status."""
     signal.signal(signal.SIGTERM, stop)
     try:
-        return run("python -m training", {"run": Run}, sys.argv[1:])
+        return run("python -m training", COMMANDS, sys.argv[1:])
     except FAILURES as error:
         print(f"python -m training: {told(error)}", file=sys.stderr)
         return FAILED

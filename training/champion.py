@@ -8,9 +8,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from schemas.artefact import CHAMPION, Manifest, decode_manifest, encode_manifest
 from schemas.artefact_store import Announcement, ArtefactStore
-from schemas.kafka import TIMEOUT_S, consumer_config, end_offsets, producer_config, read_topic
+from schemas.kafka import TIMEOUT_S, consumer_config, describe_topics, end_offsets, producer_config, read_topic
 from schemas.malformed import Malformed
-from schemas.settings import Settings
+from schemas.settings import Refused, Settings
 
 ANSWER_S: Final = 5.0
 """a broker that does not answer within this is away"""
@@ -66,6 +66,21 @@ def announce(settings: Settings, store: ArtefactStore, manifest: Manifest, by: s
     except OSError as error:
         # the workers have it: what is missing is a line of the history
         _log.warning("the announcement is not in the history", version=manifest.version, error=str(error))
+
+
+def require_topic(settings: Settings) -> None:
+    """See that there is a topic to announce on.
+
+    Raises:
+        Refused: there is none.
+        KafkaException: the cluster cannot be reached.
+    """
+    try:
+        describe_topics(settings, [settings.models])
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise
+        raise Refused(f"topic {settings.models} does not exist: create it with python -m ops topics") from None
 
 
 def announced(settings: Settings) -> list[Announced]:

@@ -5,16 +5,13 @@ from dataclasses import asdict
 
 import structlog
 import torch
-from confluent_kafka import KafkaError, KafkaException
 
 from schemas.artefact import Manifest
 from schemas.artefact_store import ArtefactStore
-from schemas.kafka import describe_topics
-from schemas.settings import Refused, Settings
 from training import warm_start
 from training.allocator import keep_freed_memory
 from training.artefact import Artefact, build
-from training.champion import announce
+from training.champion import announce, require_topic
 from training.device import find_device
 from training.histories import Histories
 from training.holdout import Holdout, leave_one_out, newest
@@ -44,7 +41,7 @@ def retrain_once(run: Run) -> Manifest:
     began, device = time.monotonic(), find_device()
     store, publishes = ArtefactStore(run.artefact_store), run.publish and run.from_inter is None
     if publishes:
-        _require(run, run.models)
+        require_topic(run)
     if run.from_inter:
         reading = read_file(run.from_inter)
     else:
@@ -101,16 +98,6 @@ def _export(store: ArtefactStore, artefact: Artefact) -> None:
     except BaseException:
         store.remove(artefact.manifest)
         raise
-
-
-def _require(settings: Settings, topic: str) -> None:
-    """Refuse to go on without this topic."""
-    try:
-        describe_topics(settings, [topic])
-    except KafkaException as error:
-        if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-            raise
-        raise Refused(f"topic {topic} does not exist: create it with python -m ops topics") from None
 
 
 def _hold_out(run: Run, histories: Histories, opponent: Opponent) -> Holdout:
