@@ -27,6 +27,7 @@ from stream_app.kafka_broker import KafkaBroker
 from stream_app.metrics import WorkerMetrics
 from stream_app.settings import WorkerSettings
 from training.__main__ import COMMANDS as TRAINING
+from training.bench import Bench
 from training.run import Run
 
 ROOT: Final = Path(__file__).parents[1]
@@ -41,6 +42,7 @@ PROGRAMS: Final[Mapping[str, type[Command]]] = {
 _OF_THE_MACHINE: Final[Mapping[tuple[type[Settings], str], str]] = {
     (WorkerSettings, "worker_id"): "the host's name",
     (Run, "threads"): "the number of cores",
+    (Bench, "threads"): "the number of cores",
 }
 _KINDS: Final[Mapping[Any, str]] = {bool: "yes or no", int: "integer", float: "number", Path: "path"}
 _BOUNDS: Final = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}

@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Final
 
 from schemas.settings import FAILED, Command, run
+from training.bench import Bench
 from training.history import History
 from training.promote import Promote, Rollback
 from training.reproduce import Reproduce
@@ -15,6 +16,7 @@ from training.run import FAILURES, Run, told
 COMMANDS: Final[Mapping[str, type[Command]]] = {
     "run": Run,
     "reproduce": Reproduce,
+    "bench": Bench,
     "history": History,
     "promote": Promote,
     "rollback": Rollback,
