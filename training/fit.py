@@ -1,27 +1,27 @@
-"""The training loop: AdamW, warm-up and cosine, early stopping on a validation metric."""
+"""The training loop: AdamW, warm-up and cosine, early stopping on a validation metric, in one process or several."""
 
 import copy
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from training import distributed
+from training.checkpoint import Phase, Snapshot
 from training.device import Device
 from training.evaluation import Metrics
 from training.histories import Histories, Spans
+from training.learner import Epoch, Learner, Model, Outcome, identity_of
 from training.model import SequenceModel
 from training.recipe import NothingToLearn, Recipe
 from training.step import backward
-from training.windows import Batch, collate, cut, shuffled
+from training.windows import collate, cut, shuffled
 
-Model = TypeVar("Model", bound=SequenceModel)
-
-AVERAGED_STEPS = 10
-"""The decay of an average rises to the recipe's as steps / (steps + this): it forgets the first steps soon."""
+__all__ = ["Diverged", "Epoch", "Moment", "Outcome", "fit", "follow"]
 
 
 @dataclass(frozen=True)
@@ -35,36 +35,20 @@ class Moment:
     metrics: Metrics | None = None
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One point of a training's curve."""
-
-    epoch: int
-    """From 1."""
-    loss: float
-    """Mean over the tokens of the epoch, each with the parameters it was trained with."""
-    learning_rate: float
-    """Of the epoch's last step."""
-    metrics: Metrics | None
-    """Of the validation that followed, if one did."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished training. The model itself was changed in place and holds the best epoch's parameters."""
-
-    epochs: int
-    """Epochs of the parameters that were kept."""
-    steps: int
-    seconds: float
-    metrics: Metrics | None
-    """Validation metrics of the parameters that were kept; None without validation."""
-    curve: tuple[Epoch, ...] = ()
-    """Every epoch that was trained, also those after the kept one."""
-
-
 class Diverged(ArithmeticError):
     """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A fit, as the processes that follow are sent it."""
+
+    model: SequenceModel
+    """On the CPU."""
+    recipe: Recipe
+    items: NDArray[np.int32]
+    train: Spans
+    snapshot: Snapshot
 
 
 def fit(
@@ -76,57 +60,135 @@ def fit(
     *,
     validate: Callable[[Model], Metrics] | None = None,
     watch: Callable[[Moment], None] | None = None,
+    phase: Phase | None = None,
 ) -> Outcome:
     """Train the model in place on the spans `train`, keeping the parameters of the best epoch if there is validation.
 
     The learning rate follows a cosine over the planned epochs, or over the minutes if they run out first. The same
-    seed, data and thread count give the same model, unless the recipe has minutes.
+    seed, data and thread count give the same model, unless the recipe has minutes. With a `phase` of a checkpoint it
+    goes on from where that was, if it was of this training, and keeps it up to date; the model is then the same as if
+    nothing had happened.
 
     Raises:
         NothingToLearn: no user has two events to train on.
         Diverged: the loss became infinite or not a number.
+        Lost: another process of the training has gone.
+        OSError: the checkpoint cannot be written.
     """
     if not (train.lengths > 1).any():
         raise NothingToLearn("nothing to learn from: no user has two events to train on")
-    random = np.random.default_rng(recipe.seed)
-    torch.manual_seed(recipe.seed)
-    optimizer = _optimizer(model, recipe)
-    began, steps, best, best_state = time.monotonic(), 0, Outcome(0, 0, 0.0, None), None
-    average = copy.deepcopy(model) if recipe.ema else None
-    kept = average or model
-    progress, epoch, exhausted, curve = 0.0, 0, False, list[Epoch]()
-    while progress < 1 and not exhausted:
+    learner = Learner(model, recipe, identity_of(model, histories, train, recipe) if phase else "")
+    if phase and phase.saved:
+        try:
+            learner.restore(phase.saved)
+        except ValueError as error:
+            phase.drop(str(error))
+    if distributed.size() > 1:
+        own = copy.deepcopy(model).to("cpu")
+        distributed.from_leader(_Task(own, recipe, histories.items, train, learner.snapshot()))
+    try:
+        return _go_on(learner, histories.items, train, device, validate, watch or (lambda _: None), phase)
+    except Diverged as error:
+        if phase:
+            phase.drop(str(error))  # it would diverge again
+        raise
+
+
+def follow(device: Device) -> None:
+    """Take part in the fits of rank 0 until it has done with them.
+
+    Raises:
+        Diverged: the loss became infinite or not a number.
+        Lost: another process of the training has gone.
+    """
+    while (task := distributed.from_leader(None)) is not None:
+        learner = Learner(task.model.to(device.name), task.recipe)
+        learner.restore(replace(task.snapshot, facts=dict(task.snapshot.facts) | {"identity": ""}))
+        _go_on(learner, task.items, task.train, device, None, lambda _: None, None)
+
+
+def _go_on(
+    learner: Learner[Model],
+    items: NDArray[np.int32],
+    train: Spans,
+    device: Device,
+    validate: Callable[[Model], Metrics] | None,
+    watch: Callable[[Moment], None],
+    phase: Phase | None,
+) -> Outcome:
+    recipe = learner.recipe
+    began = time.monotonic() - learner.standing.seconds
+    loss = 0.0
+    while not learner.standing.finished:
+        # Of seed and epoch alone, so that there are no generators to remember.
+        random = np.random.default_rng((recipe.seed, learner.standing.epoch))
         windows = list(shuffled(cut(train, recipe.window, random), recipe.batch, random))
-        total, tokens = 0.0, 0
-        model.train()
-        for nth, span in enumerate(windows):
-            progress = _progress(epoch + nth / len(windows), time.monotonic() - began, recipe)
-            learning_rate = _learning_rate(progress, steps, recipe)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            batch = collate(histories.items, span)
-            loss = _step(model, optimizer, batch, recipe, device)
-            if average and recipe.ema:
-                _follow(average, model, min(recipe.ema, steps / (steps + AVERAGED_STEPS)))
-            total, tokens = total + loss * len(batch.inputs), tokens + len(batch.inputs)
-            steps += 1
-            if watch:
-                watch(Moment(progress, epoch, loss))
-        epoch += 1
+        learner.model.train()
+        for span in windows[learner.standing.steps_of_epoch :]:
+            at = learner.standing
+            progress = _progress(at.epoch + at.steps_of_epoch / len(windows), time.monotonic() - began, recipe)
+            loss = _step(learner, items, span, _learning_rate(progress, at.steps, recipe), device)
+            learner.standing = replace(learner.standing, seconds=time.monotonic() - began)
+            watch(Moment(progress, at.epoch, loss))
+            if phase and phase.due:
+                phase.write(learner.snapshot())
+        epoch = learner.standing.epoch + 1
         progress = _progress(epoch, time.monotonic() - began, recipe)
         due = epoch % recipe.evaluate_every == 0 or progress == 1
-        metrics = validate(kept) if validate and due else None
-        if watch:
-            watch(Moment(progress, epoch, loss, metrics))
-        curve.append(Epoch(epoch, total / tokens, learning_rate, metrics))
-        if validate is None or (metrics and (best.metrics is None or metrics.recall_at_10 > best.metrics.recall_at_10)):
-            best = Outcome(epoch, steps, time.monotonic() - began, metrics)
-            best_state = copy.deepcopy(kept.state_dict()) if metrics else None
-        exhausted = metrics is not None and epoch - best.epochs >= recipe.patience
-    if best_state or average:
-        model.load_state_dict(best_state or kept.state_dict())
-    model.eval()
-    return replace(best, curve=tuple(curve))
+        metrics = validate(learner.candidate) if validate and due else None
+        best = learner.standing.best.metrics
+        kept = validate is None or (metrics is not None and (best is None or metrics.recall_at_10 > best.recall_at_10))
+        learner.end_epoch(sum(span.events - len(span) for span in windows), metrics, kept=kept)
+        exhausted = metrics is not None and epoch - learner.standing.best.epochs >= recipe.patience
+        finished = distributed.from_leader(progress == 1 or exhausted)
+        learner.standing = replace(learner.standing, finished=finished, seconds=time.monotonic() - began)
+        watch(Moment(progress, epoch, loss, metrics))
+    outcome = learner.finish()
+    if phase:
+        phase.finish(learner.snapshot())
+    return outcome
+
+
+def _step(
+    learner: Learner[Model], items: NDArray[np.int32], windows: Spans, learning_rate: float, device: Device
+) -> float:
+    """One step of the optimiser; the loss before it."""
+    at = learner.standing
+    torch.manual_seed(_seed(learner.recipe.seed, at.steps, distributed.rank()))
+    tokens = windows.events - len(windows)
+    share, parameters = distributed.share(windows), list(learner.model.parameters())
+    loss = 0.0
+    if len(share):
+        weight = (share.events - len(share)) / tokens
+        loss = weight * backward(learner.model, collate(items, share), device)
+    else:
+        weight = 0.0
+        learner.optimizer.zero_grad(set_to_none=False)
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        elif weight != 1:
+            parameter.grad *= weight
+        gradients.append(parameter.grad)
+    # The learning rate is rank 0's: with minutes it depends on the clock.
+    loss, learning_rate = distributed.add_up(gradients, [loss, 0.0 if distributed.rank() else learning_rate])
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss is {loss}: lower the learning rate ({learner.recipe.learning_rate})")
+    learner.update(learning_rate)
+    learner.standing = replace(
+        at,
+        steps=at.steps + 1,
+        steps_of_epoch=at.steps_of_epoch + 1,
+        loss=at.loss + loss * tokens,
+        learning_rate=learning_rate,
+    )
+    return loss
+
+
+def _seed(seed: int, steps: int, rank: int) -> int:
+    """Of a step's dropout: of its own, so that there are no generators to remember."""
+    return int(np.random.SeedSequence((seed, steps, rank)).generate_state(1, np.uint64)[0])
 
 
 def _progress(epochs: float, seconds: float, recipe: Recipe) -> float:
@@ -136,28 +198,3 @@ def _progress(epochs: float, seconds: float, recipe: Recipe) -> float:
 def _learning_rate(progress: float, steps: int, recipe: Recipe) -> float:
     rise = min(1.0, max((steps + 1) / max(1, recipe.warmup_steps), 3 * progress))
     return recipe.learning_rate * rise * (1 + math.cos(math.pi * progress)) / 2
-
-
-def _optimizer(model: SequenceModel, recipe: Recipe) -> torch.optim.Optimizer:
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
-
-
-@torch.no_grad()
-def _follow(average: SequenceModel, model: SequenceModel, decay: float) -> None:
-    for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(parameter, 1 - decay)
-
-
-def _step(
-    model: SequenceModel, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe, device: Device
-) -> float:
-    """One step of the optimiser; the loss before it."""
-    loss = backward(model, batch, device)
-    if not math.isfinite(loss):
-        raise Diverged(f"the loss is {loss}: lower the learning rate ({recipe.learning_rate})")
-    torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-    optimizer.step()
-    return loss

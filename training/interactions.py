@@ -1,6 +1,6 @@
 """The training set: the topic of events, up to the end offsets seen at the start, or a file in its stead."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,14 +43,19 @@ def read_file(path: Path) -> Reading:
     return Reading(builder.build(), offsets={}, records=len(builder), malformed=0, repeated=0, forgotten=0)
 
 
-def read_interactions(settings: Settings, tell: Callable[[float], None] = lambda _: None) -> Reading:
+def read_interactions(
+    settings: Settings, tell: Callable[[float], None] = lambda _: None, until: Mapping[str, int] | None = None
+) -> Reading:
     """Read the whole log as it is now; `tell` is told the share that is read, 0 to 1.
+
+    With `until`, only what has a lower offset than that of its partition.
 
     Raises:
         KafkaException: the cluster cannot be reached, or the topic does not exist.
         TimeoutError: a partition stopped giving records.
     """
     ends = end_offsets(settings, settings.interactions)
+    ends = {partition: min(end, (until or {}).get(str(partition), end)) for partition, end in ends.items()}
     builder, counts, of_value = HistoryBuilder(), Counts(), settings.event_codec.decode
     positions = dict.fromkeys(ends, 0)
     for partition, messages in read_topic(settings, settings.interactions, ends):

@@ -8,10 +8,11 @@ import torch
 
 from schemas.artefact import Manifest
 from schemas.artefact_store import ArtefactStore
-from training import warm_start
+from training import distributed, warm_start
 from training.allocator import keep_freed_memory
 from training.artefact import Artefact, build
 from training.champion import announce, require_topic
+from training.checkpoint import Checkpoint, key_of
 from training.device import find_device
 from training.histories import Histories
 from training.holdout import Holdout, leave_one_out, newest
@@ -26,6 +27,12 @@ from training.run import Run
 log = structlog.get_logger()
 
 
+def prepare(run: Run) -> None:
+    """Set threads and memory of this process."""
+    torch.set_num_threads(distributed.threads(run.threads))
+    keep_freed_memory()
+
+
 def retrain_once(run: Run) -> Manifest:
     """One retraining as `run` says: the model is in the store and, if so wished, announced.
 
@@ -36,18 +43,18 @@ def retrain_once(run: Run) -> Manifest:
         OSError: the store cannot be written.
         ArithmeticError: the training diverged.
     """
-    torch.set_num_threads(run.threads)
-    keep_freed_memory()
+    prepare(run)
     began, device = time.monotonic(), find_device()
     store, publishes = ArtefactStore(run.artefact_store), run.publish and run.from_inter is None
     if publishes:
         require_topic(run)
+    checkpoint = Checkpoint(run.checkpoints / key_of(run.of_checkpoint), run.checkpoint_every)
     if run.from_inter:
         reading = read_file(run.from_inter)
     else:
         with reading_bar() as tell:
-            reading = read_interactions(run, tell)
-    histories = reading.histories
+            reading = read_interactions(run, tell, until=checkpoint.offsets)
+    histories, checkpoint.offsets = reading.histories, reading.offsets
     counts = {"records": reading.records, "malformed": reading.malformed, "repeated": reading.repeated}
     log.info("read", users=len(histories.users), items=len(histories.item_ids), device=device.name, **counts)
     if not len(histories.items):
@@ -67,6 +74,7 @@ def retrain_once(run: Run) -> Manifest:
         catch_up=run.catch_up,
         start=start,
         judge=lambda model: opponent.judge(model, histories, holdout, run.window, device),
+        checkpoint=checkpoint,
     )
     artefact = build(
         trained.model,
@@ -87,6 +95,7 @@ def retrain_once(run: Run) -> Manifest:
             log.warning("rejected: the champion stays", version=artefact.manifest.version)
         else:
             announce(run, store, artefact.manifest, "run")
+    checkpoint.remove()
     return artefact.manifest
 
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from schemas.artefact import Gate
+from training.checkpoint import Checkpoint
 from training.curves import curves
 from training.device import Device
 from training.evaluation import Metrics, evaluate
@@ -79,6 +80,7 @@ def retrain(
     catch_up: bool,
     start: Start | None = None,
     judge: Callable[[LRURec], Gate] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train a model and say how good it is.
 
@@ -98,6 +100,7 @@ def retrain(
         catch_up: whether there is a second phase.
         start: a cold start, if omitted.
         judge: given the model between the phases, on the device.
+        checkpoint: to go on from, and to keep up to date.
 
     Raises:
         NothingToLearn: no user has two events to train on.
@@ -112,8 +115,9 @@ def retrain(
 
     has_validation = holdout.validation.events > 0
     with bar("fit") as watch:
-        check = validate if has_validation else None
-        fitted = fit(model, histories, start.lessons(holdout.train), first, device, validate=check, watch=watch)
+        check, phase = validate if has_validation else None, checkpoint.phase("fit") if checkpoint else None
+        lessons = start.lessons(holdout.train)
+        fitted = fit(model, histories, lessons, first, device, validate=check, watch=watch, phase=phase)
     test = evaluate(model, histories, holdout.test, recipe.window, device) if holdout.test.events else None
     gate, caught_up = judge(model) if judge else None, None
     if catch_up and has_validation:
@@ -124,5 +128,6 @@ def retrain(
             minutes=recipe.minutes and recipe.minutes - recipe.minutes / (1 + CATCH_UP_SHARE),
         )
         with bar("catch up") as watch:
-            caught_up = fit(model, histories, start.lessons(histories.users), second, device, watch=watch)
+            phase, lessons = checkpoint.phase("catch up") if checkpoint else None, start.lessons(histories.users)
+            caught_up = fit(model, histories, lessons, second, device, watch=watch, phase=phase)
     return Trained(model.to("cpu"), fitted, test, gate, caught_up)

@@ -3,15 +3,17 @@
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException
 from pydantic import BeforeValidator, Field
 
 from schemas import logs
+from schemas.artefact import Manifest
 from schemas.malformed import Malformed
 from schemas.report import Report
 from schemas.settings import DONE
@@ -28,12 +30,14 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _log = structlog.get_logger()
 
 
-def duration_s(text: str) -> float:
-    """Seconds of `90s`, `30m`, `6h` or `1d`.
+def duration_s(text: str | float) -> float:
+    """Seconds of `90s`, `30m`, `6h` or `1d`; a number is seconds already, as a default is.
 
     Raises:
         ValueError: another form.
     """
+    if not isinstance(text, str):
+        return text
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
     if not found:
         raise ValueError("must be a number and a unit: 90s, 30m, 6h or 1d")
@@ -80,7 +84,21 @@ class Run(Report):
         _DEFAULTS.dropout, ge=0, lt=1, description="share of activations dropped; more for sparse data"
     )
     seed: int = Field(_DEFAULTS.seed, ge=0, description="of weights, batches and dropout")
-    threads: int = Field(os.cpu_count() or 1, ge=1, description="threads of a training on a CPU")
+    threads: int = Field(
+        os.cpu_count() or 1, ge=1, description="threads of a training on a CPU, shared by all its processes on a host"
+    )
+    checkpoints: Path = Field(
+        Path("data/checkpoints"), description="directory of checkpoints, one folder for each kind of run inside"
+    )
+    checkpoint_every: Annotated[float, BeforeValidator(duration_s)] = Field(
+        60.0, ge=0, description="how often a training notes where it is, to go on from there if it is killed; 0s: never"
+    )
+
+    @property
+    def of_checkpoint(self) -> dict[str, Any]:
+        """The settings that a training must share with a checkpoint to go on from it."""
+        free = {"every", "publish", "threads", "checkpoints", "checkpoint_every", "log_level", "as_json"}
+        return self.model_dump(mode="json", exclude=free)
 
     @property
     def recipe(self) -> Recipe:
@@ -100,14 +118,27 @@ class Run(Report):
         # ones made a training four times slower.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         # imported only now, for that, and so that --help and a wrong setting answer at once
-        from training.job import retrain_once
+        from training import distributed, job
+        from training.device import find_device
+        from training.fit import follow
 
+        with distributed.joined():
+            if distributed.rank() == 0:
+                self._lead(lambda: job.retrain_once(self), alone=distributed.size() == 1)
+                distributed.from_leader(None)
+            else:
+                job.prepare(self)
+                follow(find_device())
+        return DONE
+
+    def _lead(self, retrain_once: Callable[[], Manifest], *, alone: bool) -> None:
+        """Retrain once, or again and again; with other processes a failure is the end of all."""
         while True:
             began = time.monotonic()
             try:
-                manifest = retrain_once(self)
+                manifest = retrain_once()
             except FAILURES as error:
-                if self.every is None:
+                if self.every is None or not alone:
                     raise
                 pause = min(self.every, _AFTER_FAILURE_S)
                 _log.error("retraining failed", kind=type(error).__name__, error=told(error), next_in_s=pause)
@@ -119,6 +150,6 @@ class Run(Report):
                     **manifest.model_dump(exclude={"files"}),
                 )
                 if self.every is None:
-                    return DONE
+                    return
                 pause = max(0.0, began + self.every - time.monotonic())
             time.sleep(pause)

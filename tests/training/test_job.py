@@ -93,7 +93,7 @@ def test_a_wrong_store_is_refused_before_anything_is_read(tmp_path: Path) -> Non
 
 def test_a_log_without_events_teaches_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     empty = Reading(HistoryBuilder().build(), offsets={}, records=5, malformed=3, repeated=0, forgotten=2)
-    monkeypatch.setattr(job, "read_interactions", lambda _run, _tell: empty)
+    monkeypatch.setattr(job, "read_interactions", lambda *_given, **_named: empty)
     with pytest.raises(NothingToLearn, match=r"topic interactions has 5 records and no events, 3 .* malformed"):
         retrain_once(Run.model_validate({"publish": False, "artefact_store": str(tmp_path)}))
 
