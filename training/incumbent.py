@@ -56,7 +56,7 @@ class Incumbent:
         model.to("cpu")
         ranks = np.full(len(rows), MISSED, dtype=np.int64)
         ranks[np.flatnonzero(rows >= 0)[found.events]] = found.ranks
-        return ranks[_positions(held_out)]
+        return ranks[positions(held_out)]
 
 
 def load_incumbent(store: ArtefactStore, manifest: Manifest) -> Incumbent | None:
@@ -74,7 +74,7 @@ def load_incumbent(store: ArtefactStore, manifest: Manifest) -> Incumbent | None
         return None
 
 
-def _positions(spans: Spans) -> NDArray[np.int64]:
+def positions(spans: Spans) -> NDArray[np.int64]:
     """The positions of all events of the spans, span by span."""
     lengths = spans.lengths
     first: NDArray[np.int64] = np.repeat(spans.begin - (np.cumsum(lengths) - lengths), lengths)

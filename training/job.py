@@ -14,7 +14,7 @@ from training.artefact import Artefact, build
 from training.champion import announce, require_topic
 from training.checkpoint import Checkpoint, key_of
 from training.device import find_device
-from training.histories import Histories
+from training.histories import Histories, Spans
 from training.holdout import Holdout, leave_one_out, newest
 from training.interactions import read_file, read_interactions
 from training.opponent import Opponent, find_opponent, newest_ms
@@ -64,7 +64,7 @@ def retrain_once(run: Run) -> Manifest:
     holdout = _hold_out(run, histories, opponent)
     recipe, start = run.recipe, None
     if run.start != "cold":
-        recipe, start = _warm_start(run, histories, opponent)
+        recipe, start = _warm_start(run, histories, holdout.train, opponent)
     trained = retrain(
         histories,
         holdout,
@@ -115,7 +115,7 @@ def _hold_out(run: Run, histories: Histories, opponent: Opponent) -> Holdout:
     return newest(histories, run.holdout, opponent.since_ms)
 
 
-def _warm_start(run: Run, histories: Histories, opponent: Opponent) -> tuple[Recipe, Start | None]:
+def _warm_start(run: Run, histories: Histories, train: Spans, opponent: Opponent) -> tuple[Recipe, Start | None]:
     """Go on from the champion, if that can be done; else a line of the log says why not."""
     incumbent, since_ms, why_not = opponent.incumbent, opponent.since_ms, opponent.reason
     if incumbent and since_ms is not None:
@@ -126,7 +126,7 @@ def _warm_start(run: Run, histories: Histories, opponent: Opponent) -> tuple[Rec
             why_not = f"{fresh:.0%} of the events are new to the champion, at most {warm_start.MOST_NEW:.0%} may be"
         else:
             try:
-                start = warm_start.start(incumbent, histories, since_ms, run.recipe)
+                start = warm_start.start(incumbent, histories, train, since_ms, run.recipe)
             except ValueError as error:
                 why_not = str(error)
             else:

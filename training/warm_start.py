@@ -10,9 +10,10 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from training.histories import Histories, Spans
-from training.incumbent import Incumbent
+from training.incumbent import Incumbent, positions
 from training.model import LRURec, Shape
 from training.recipe import Recipe
 from training.retraining import Start
@@ -28,40 +29,62 @@ MOST_NEW: Final = 0.3
 """share of new events above which a full training is the better choice"""
 
 
-def start(incumbent: Incumbent, histories: Histories, since_ms: int, recipe: Recipe) -> Start:
-    """Go on from the incumbent, which has learned from nothing after `since_ms`.
+def start(incumbent: Incumbent, histories: Histories, train: Spans, since_ms: int, recipe: Recipe) -> Start:
+    """Go on from the incumbent.
+
+    Args:
+        incumbent: has learned from nothing after `since_ms`.
+        histories: of U users.
+        train: [U] what may be learned from at first.
+        since_ms: UTC milliseconds.
+        recipe: of a full training.
 
     Raises:
         ValueError: the incumbent is of another shape than a new model.
     """
     torch.manual_seed(recipe.seed)
-    model = adopt(incumbent, histories.item_ids, recipe.dropout)
+    model = adopt(incumbent, histories, train, recipe.dropout)
     random = np.random.default_rng(recipe.seed)
     return Start(model, lambda allowed: lessons(histories, allowed, since_ms, recipe.window, random))
 
 
-def adopt(incumbent: Incumbent, item_ids: list[str], dropout: float) -> LRURec:
-    """A model of these items with the weights of the incumbent; rows of items are found again by their ids.
+def adopt(incumbent: Incumbent, histories: Histories, train: Spans, dropout: float) -> LRURec:
+    """A model of the items of `histories` with the weights of the incumbent; items are found again by their ids.
 
-    A new item starts as in a cold start, as a small random embedding, with the mean bias of the known items.
+    A new item starts as the mean of the known items that come right before it in `train`, one for each time; without
+    any, as in a cold start, as a small random embedding. Its bias is the mean one.
 
     Raises:
         ValueError: the incumbent is of another shape than a new model.
     """
     theirs = incumbent.model.shape
-    shape = Shape(items=len(item_ids))
+    shape = Shape(items=len(histories.item_ids))
     if dataclasses.replace(theirs, items=shape.items) != shape:
         raise ValueError(f"the champion is of another shape: {theirs}, a new model: {shape}")
     model = LRURec(shape, dropout)
-    rows = torch.from_numpy(incumbent.rows_of(item_ids))
+    rows = torch.from_numpy(incumbent.rows_of(histories.item_ids))
     known = rows >= 0
     state = incumbent.model.state_dict()
     with torch.no_grad():
         embedding, bias = model.embedding.weight.clone(), state["bias"].mean().expand(shape.items).clone()
         embedding[known] = state["embedding.weight"][rows[known]]
         bias[known] = state["bias"][rows[known]]
+        new, before = (torch.from_numpy(found) for found in _introductions(histories, train, known.numpy()))
+        counts = torch.bincount(new, minlength=shape.items)
+        sums = torch.zeros_like(embedding).index_add(0, new, embedding[before])
+        embedding[counts > 0] = sums[counts > 0] / counts[counts > 0, None]
         model.load_state_dict(state | {"embedding.weight": embedding, "bias": bias})
     return model
+
+
+def _introductions(
+    histories: Histories, train: Spans, known: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of a new item's row and the row of the known item right before it, of each event of `train` that has it."""
+    events = positions(Spans(train.begin + (train.lengths > 0), train.end))
+    new, before = histories.items[events].astype(np.int64), histories.items[events - 1].astype(np.int64)
+    wanted = ~known[new] & known[before]
+    return new[wanted], before[wanted]
 
 
 def fine_tuning(recipe: Recipe) -> Recipe:

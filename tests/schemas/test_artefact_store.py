@@ -8,7 +8,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from schemas.artefact import CATALOGUE, ITEMS, MANIFEST, PROBES, STEP, Manifest
-from schemas.artefact_store import ArtefactStore, described
+from schemas.artefact_store import Announcement, ArtefactStore, described
 from schemas.malformed import Malformed
 from schemas.settings import Refused
 
@@ -166,3 +166,30 @@ def test_a_file_system_whose_package_is_missing_is_refused(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(Refused, match="artefact store s3://x cannot be opened: Install s3fs"):
         ArtefactStore("s3://x")
+
+
+def test_a_broken_manifest_is_named_and_hides_no_other(store: ArtefactStore):
+    store.write(FILES, manifest())
+    store._fs.makedirs(f"{store._root}/8")
+    store._fs.pipe_file(f"{store._root}/8/{MANIFEST}", b"{")
+    found = store.contents()
+    assert (found.manifests, found.broken.keys()) == ([manifest()], {f"8/{MANIFEST}"})
+    assert store.manifests() == [manifest()]
+
+
+def test_what_is_removed_is_gone(store: ArtefactStore):
+    store.write(FILES, manifest())
+    store.remove(manifest())
+    assert store.manifests() == []
+    store.write(FILES, manifest())
+
+
+def test_announcements_are_kept_in_their_order_and_broken_ones_named(store: ArtefactStore):
+    noted = [Announcement(version=version, at_ms=at_ms, by="run") for version, at_ms in ((7, 100), (6, 99), (7, 1000))]
+    for announcement in noted:
+        store.note(announcement)
+    store._fs.pipe_file(f"{store._root}/announcements/5.json", b"")
+    found = store.contents()
+    assert [(one.version, one.at_ms) for one in found.announcements] == [(6, 99), (7, 100), (7, 1000)]
+    assert found.broken.keys() == {"announcements/5.json"}
+    assert found.manifests == []

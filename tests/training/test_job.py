@@ -1,23 +1,30 @@
 import json
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from fsspec.implementations.memory import MemoryFileSystem
 
 from ops.kafka import LocalKafka
 from ops.topics import admin, create
-from schemas.artefact import CHAMPION, ITEMS, decode_catalogue, decode_manifest
+from schemas.artefact import CATALOGUE, CHAMPION, ITEMS, Manifest, decode_catalogue, decode_manifest
 from schemas.artefact_store import ArtefactStore
 from schemas.event import Event, encode
 from schemas.kafka import consumer_config, producer_config
-from schemas.settings import DONE, Refused
+from schemas.malformed import Malformed
+from schemas.settings import DONE, REFUSED, Refused, run_command
 from schemas.topics import topics
 from training import job
 from training.__main__ import main
+from training.champion import announced, publish
 from training.histories import HistoryBuilder
 from training.interactions import Reading
 from training.job import retrain_once
@@ -119,6 +126,176 @@ def test_a_failed_retraining_is_followed_by_the_next(kafka: LocalKafka, tmp_path
     told = json.loads(failed)
     assert (told["kind"], told["level"], told["next_in_s"]) == ("NothingToLearn", "error", 1)
     assert model.startswith("model ")
+
+
+class Rotten(MemoryFileSystem):
+    """A file system that keeps other bytes than it is given."""
+
+    protocol = "rotten"
+    cachable = False
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        super().pipe_file(path, value[:-1] + b"!" if path.endswith(CATALOGUE) else value, mode, **options)
+
+
+fsspec.register_implementation(Rotten.protocol, Rotten)
+
+
+def test_an_artefact_that_the_store_has_changed_is_not_announced_and_not_kept(service: Run) -> None:
+    run = service.model_copy(update={"artefact_store": "rotten://models", "epochs": 1})
+    send_walks(run, 0, 5)
+    with pytest.raises(Malformed, match=CATALOGUE):
+        retrain_once(run)
+    assert announced(run) == []
+    assert ArtefactStore(run.artefact_store).contents() == ([], [], {})
+
+
+def test_a_worse_candidate_is_kept_with_its_figures_and_not_announced(service: Run, champion: Manifest) -> None:
+    take_over(service, champion)
+    hopeless = service.model_copy(update={"learning_rate": 1e-9, "epochs": 1})
+    manifest = retrain_once(hopeless)
+    gate = manifest.gate
+    assert gate is not None
+    assert (gate.verdict, gate.champion) == ("rejected", champion.version)
+    assert gate.high is not None
+    assert gate.high < 0
+    assert (gate.events, gate.users) == (LATE * WALKERS // 2, WALKERS)
+    assert [one.manifest.version for one in announced(service)] == [champion.version]
+    assert ArtefactStore(service.artefact_store).manifests()[-1] == manifest
+    assert announced(service)[-1].manifest.curves.keys() >= {"loss", "validation_ndcg_at_10", "catch_up_loss"}
+
+
+def test_with_the_gate_open_a_worse_candidate_is_announced(service: Run, champion: Manifest) -> None:
+    take_over(service, champion)
+    manifest = retrain_once(service.model_copy(update={"learning_rate": 1e-9, "epochs": 1, "gate": False}))
+    assert manifest.gate is not None
+    assert manifest.gate.verdict == "uncompared"
+    assert announced(service)[-1].manifest == manifest
+
+
+def test_a_warm_start_goes_on_from_the_champion(service: Run, champion: Manifest) -> None:
+    take_over(service, champion)
+    manifest = retrain_once(service.model_copy(update={"start": "warm", "epochs": 4}))
+    assert manifest.parameters["start"] == "warm"
+    assert manifest.gate is not None
+    assert manifest.gate.verdict == "accepted"
+    assert manifest.gate.candidate_ndcg_at_10 is not None
+    assert manifest.gate.candidate_ndcg_at_10 > 0.3
+    assert announced(service)[-1].manifest == manifest
+
+
+def test_without_a_champion_that_can_be_loaded_a_warm_start_is_a_cold_one(service: Run, champion: Manifest) -> None:
+    take_over(service, champion)
+    (Path(service.artefact_store) / champion.path / CATALOGUE).write_bytes(b"")
+    manifest = retrain_once(service.model_copy(update={"start": "warm", "epochs": 1}))
+    assert manifest.parameters["start"] == "cold"
+    assert manifest.gate is not None
+    assert manifest.gate.verdict == "uncompared"
+    assert manifest.gate.reason == f"no champion to compare: {champion.version} cannot be loaded"
+    assert announced(service)[-1].manifest == manifest
+
+
+def test_what_the_champion_knows_already_decides_nothing(service: Run, champion: Manifest) -> None:
+    take_over(service, champion, late=0)
+    gate = retrain_once(service.model_copy(update={"learning_rate": 1e-9, "epochs": 1})).gate
+    assert gate is not None
+    assert gate.verdict == "uncompared"
+    assert gate.reason.startswith("too few new events to compare: 0 since the champion")
+
+
+def test_a_broker_that_is_away_is_one_line_and_the_next_try(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("schemas.kafka.TIMEOUT_S", 0.2)
+    tries = iter([retrain_once, retrain_once])
+
+    def try_again(run: Run) -> Manifest:
+        attempt = next(tries, None)
+        if attempt is None:
+            raise Refused("enough")
+        return attempt(run)
+
+    monkeypatch.setattr(job, "retrain_once", try_again)
+    options = ["--every=0.01s", "--broker=127.0.0.1:1", f"--artefact-store={tmp_path}"]
+    assert run_command("training run", Run, options) == REFUSED
+    *failures, _ = capsys.readouterr().err.splitlines()
+    assert [json.loads(line)["event"] for line in failures] == ["retraining failed"] * 2
+    assert json.loads(failures[0])["kind"] == "KafkaException"
+
+
+def test_a_full_disk_is_one_line_and_the_next_try_succeeds(tmp_path: Path) -> None:
+    """The file-size limit stands in for the disk: it is lowered, and raised again, from outside."""
+    source, store = tmp_path / "ring.inter", tmp_path / "store"
+    rows = [f"u{user}\ti{(user + time) % 7}\t{time}\n" for user in range(USERS) for time in range(EVENTS)]
+    source.write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "".join(rows))
+    options = [f"--from-inter={source}", f"--artefact-store={store}", "--every=1s", "--epochs=1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "training", "run", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as training:
+        assert training.stdout is not None
+        assert training.stderr is not None
+        assert training.stdout.readline().startswith("model ")
+        resource.prlimit(training.pid, resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+        failed = json.loads(next(line for line in training.stderr if "retraining failed" in line))
+        kept = len(ArtefactStore(str(store)).manifests())
+        resource.prlimit(training.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        for _ in range(kept):
+            assert training.stdout.readline().startswith("model ")
+        training.terminate()
+        training.communicate(timeout=30)
+        assert training.returncode == 128 + signal.SIGTERM
+    assert (failed["kind"], "File too large" in failed["error"]) == ("OSError", True)
+    assert ArtefactStore(str(store)).contents().broken == {}
+
+
+WALKERS, ROAD, EARLY, LATE = 50, 60, 20, 20
+
+
+@pytest.fixture
+def service(kafka: LocalKafka, tmp_path: Path) -> Run:
+    """A retraining with topics and a store of its own, short and quick to learn."""
+    names = {name: f"{tmp_path.name[-40:]}-{name}" for name in ("interactions", "models")}
+    settings = {"broker": kafka.bootstrap, "partitions": 1, "artefact_store": str(tmp_path / "store")}
+    quick = {"holdout": 0.3, "epochs": 8, "window": 20, "batch": 8, "learning_rate": 0.01, "dropout": 0.0, "threads": 1}
+    run = Run.model_validate(settings | names | quick)
+    with admin(run.broker) as client:
+        create(client, [topic for topic in topics(run) if topic.name in names.values()])
+    return run
+
+
+@pytest.fixture(scope="module")
+def champion(kafka: LocalKafka, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """A model of the early walks; `take_over` makes it the champion of another service."""
+    folder = tmp_path_factory.mktemp("champion")
+    run: Run = service.__wrapped__(kafka, folder)  # type: ignore[attr-defined]
+    send_walks(run, 0, EARLY)
+    manifest = retrain_once(run)
+    assert manifest.gate is not None
+    assert manifest.gate.reason == "no champion to compare: none was announced"
+    _champions[manifest.version] = Path(run.artefact_store)
+    return manifest
+
+
+_champions: dict[int, Path] = {}
+
+
+def take_over(run: Run, champion: Manifest, late: int = LATE) -> None:
+    """Give this service the champion's model and log, and as many later events of each user."""
+    shutil.copytree(_champions[champion.version], run.artefact_store)
+    publish(run, champion)
+    send_walks(run, 0, EARLY + late)
+
+
+def send_walks(run: Run, since: int, until: int) -> None:
+    """Every user walks the same road, from a place of their own."""
+    producer = Producer(producer_config(run))
+    for time in range(since, until):
+        for user in range(WALKERS):
+            event = Event(f"u{user}", f"i{(7 * user + time) % ROAD}", 1000 * time)
+            producer.produce(run.interactions, encode(event), key=event.user_id)
+    assert producer.flush(30) == 0
 
 
 def send_ring(run: Run) -> None:

@@ -22,7 +22,8 @@ def incumbent_of(item_ids: list[str], shape: Shape) -> Incumbent:
 
 def test_rows_move_with_their_items_and_new_items_start_small() -> None:
     incumbent = incumbent_of(["a", "b", "c"], Shape(3))
-    model = adopt(incumbent, ["new", "c", "a"], 0.2)
+    histories = words("Nca")
+    model = adopt(incumbent, histories, histories.users, 0.2)
     theirs = incumbent.model
     for row, their_row in ((1, 2), (2, 0)):
         torch.testing.assert_close(model.embedding.weight[row], theirs.embedding.weight[their_row], rtol=0, atol=0)
@@ -34,10 +35,21 @@ def test_rows_move_with_their_items_and_new_items_start_small() -> None:
             torch.testing.assert_close(mine, expected, rtol=0, atol=0)
 
 
+def test_a_new_item_begins_where_the_known_items_before_it_are_as_far_as_may_be_learned() -> None:
+    incumbent = incumbent_of(["a", "b", "c"], Shape(3))
+    histories = words("aNb", "aNN", "bNc", "NO", "abcN")
+    train = Spans(histories.users.begin, histories.users.end - np.array([0, 0, 0, 0, 1]))
+    model = adopt(incumbent, histories, train, 0.2)
+    a, b = incumbent.model.embedding.weight[0], incumbent.model.embedding.weight[1]
+    new, other = (list(histories.item_ids).index(letter) for letter in "NO")
+    torch.testing.assert_close(model.embedding.weight[new], (2 * a + b) / 3)
+    assert 0 < model.embedding.weight[other].abs().max() <= 0.04 + 1e-6
+
+
 def test_the_champion_itself_is_not_changed() -> None:
     incumbent = incumbent_of(["a", "b"], Shape(2))
     before = incumbent.model.bias.clone()
-    model = adopt(incumbent, ["a", "b"], 0.2)
+    model = adopt(incumbent, words("ab"), words("ab").users, 0.2)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
@@ -46,7 +58,7 @@ def test_the_champion_itself_is_not_changed() -> None:
 
 def test_another_shape_is_refused_by_its_figures() -> None:
     with pytest.raises(ValueError, match=r"another shape: .*width=16"):
-        adopt(incumbent_of(["a", "b"], Shape(2, width=16, units=8)), ["a"], 0.2)
+        adopt(incumbent_of(["a", "b"], Shape(2, width=16, units=8)), words("a"), words("a").users, 0.2)
 
 
 def test_a_fine_tuning_is_shorter_and_slower() -> None:
@@ -54,6 +66,15 @@ def test_a_fine_tuning_is_shorter_and_slower() -> None:
     assert fine_tuning(recipe).epochs < recipe.epochs / 2
     assert fine_tuning(recipe).learning_rate < recipe.learning_rate / 2
     assert fine_tuning(Recipe(epochs=1)).epochs == 1
+
+
+def words(*users: str) -> Histories:
+    """Each user is a word, each item a letter."""
+    builder = HistoryBuilder()
+    for number, word in enumerate(users):
+        for time, letter in enumerate(word):
+            builder.add(str(number), letter, time)
+    return builder.build()
 
 
 def log(*times: list[int]) -> Histories:
@@ -95,7 +116,7 @@ def test_everything_new_is_learned_once_with_the_window_before_it_and_no_more_th
 def test_the_same_seed_begins_the_same_and_learns_the_same() -> None:
     incumbent = incumbent_of(["item 0"], Shape(1))
     histories = log(list(range(30)), list(range(25)))
-    starts = [start(incumbent, histories, 27, Recipe(window=4)) for _ in range(2)]
+    starts = [start(incumbent, histories, histories.users, 27, Recipe(window=4)) for _ in range(2)]
     torch.testing.assert_close(starts[0].model.state_dict(), starts[1].model.state_dict(), rtol=0, atol=0)
     first, second = (events_of(begun.lessons(histories.users)) for begun in starts)
     assert first == second
