@@ -39,7 +39,16 @@ def test_forgetting_leaves_neither_events_nor_items_nor_event_ids() -> None:
     histories = builder.build()
     assert (by_user(histories), histories.item_ids) == ([["x"]], ["x"])
     builder.add("a", "new", 0, "e")
-    assert by_user(builder.build()) == [["new"], ["x"]]
+    assert by_user(builder.build()) == [["x"], ["new"]]
+
+
+def test_users_and_rows_are_numbered_as_if_the_forgotten_had_never_been() -> None:
+    builder = HistoryBuilder()
+    builder.add("a", "y", 0)
+    builder.add("b", "x", 0)
+    builder.forget("a")
+    builder.add("b", "y", 0)
+    assert builder.build().item_ids == ["x", "y"]
 
 
 def test_an_empty_log_has_no_users_and_no_items() -> None:
