@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -57,16 +57,17 @@ class Bench(Report):
         torch.set_num_threads(self.threads)
         keep_freed_memory()
         device = find_device()
+        machine = _machine(device, self.threads)
+        self._tell(machine, f"{self.windows} windows", "", *_HEAD)
         workloads = self._workloads(on_gpu=device.name == "cuda")
-        rows = {
-            name: compare(
+        rows = {}
+        for name, workload in workloads.items():
+            rows[name] = compare(
                 workload, device, runs=self.runs, budget_s=self.budget_s, memory=self.memory, threads=self.threads
             )
-            for name, workload in workloads.items()
-        }
-        machine = _machine(device, self.threads)
+            self._tell(_line(name, workload, rows[name]))
         self.report(
-            "\n".join([machine, f"{self.windows} windows", "", *_table(workloads, rows)]),
+            "filled: the part of the authors' padded batch that is events; *: scaled from what memory holds of a step",
             machine=machine,
             windows=self.windows,
             ratio_to_paper={name: _ratio("authors", costs) for name, costs in rows.items()},
@@ -78,6 +79,11 @@ class Bench(Report):
             },
         )
         return DONE
+
+    def _tell(self, *lines: str) -> None:
+        """What is known already, to a person."""
+        if not self.as_json:
+            print(*lines, sep="\n", flush=True)
 
     def _workloads(self, *, on_gpu: bool) -> dict[str, "Workload"]:
         """By the names of their rows."""
@@ -99,21 +105,16 @@ def _ratio(rival: "Rival", costs: Mapping["Rival", "Cost"]) -> float:
     return round(costs[rival].milliseconds / costs["ours"].milliseconds, 2)
 
 
-def _table(workloads: Mapping[str, "Workload"], rows: Mapping[str, Mapping["Rival", "Cost"]]) -> Iterator[str]:
-    """For a person."""
-    yield from _HEAD
-    for name, costs in rows.items():
-        workload, (authors, sasrec, ours) = workloads[name], (costs["authors"], costs["sasrec"], costs["ours"])
-        mark = "*" if authors.share < 1 else " "
-        yield (
-            f"{name:<10} {workload.tokens:>6,}  {workload.filled:>5.0%}"
-            f" {authors.milliseconds:>8,.0f}{mark} {sasrec.milliseconds:>7,.0f} {ours.milliseconds:>7,.0f}"
-            f" {_mib(authors):>8}{mark} {_mib(sasrec):>7} {_mib(ours):>7}"
-            f" {_ratio('authors', costs):>11.1f} {_ratio('sasrec', costs):>7.1f}"
-        )
-    if any(costs["authors"].share < 1 for costs in rows.values()):
-        yield "* from a part of the step, scaled: all of it takes too much memory"
-    yield "filled: the share of the authors' padded batch that is events"
+def _line(name: str, workload: "Workload", costs: Mapping["Rival", "Cost"]) -> str:
+    """A row of the table."""
+    authors, sasrec, ours = costs["authors"], costs["sasrec"], costs["ours"]
+    mark = "*" if authors.share < 1 else " "
+    return (
+        f"{name:<10} {workload.tokens:>6,}  {workload.filled:>5.0%}"
+        f" {authors.milliseconds:>8,.0f}{mark} {sasrec.milliseconds:>7,.0f} {ours.milliseconds:>7,.0f}"
+        f" {_mib(authors):>8}{mark} {_mib(sasrec):>7} {_mib(ours):>7}"
+        f" {_ratio('authors', costs):>11.1f} {_ratio('sasrec', costs):>7.1f}"
+    )
 
 
 def _mib(cost: "Cost") -> str:

@@ -82,7 +82,7 @@ def test_every_rival_learns_from_its_steps(rival: cost.Rival, monkeypatch: pytes
 
 def test_the_memory_of_a_step_does_not_grow_with_the_length_of_its_sequences() -> None:
     with ThreadPoolExecutor(2) as pool:
-        short, long = pool.map(lambda length: peak_in_new_process("ours", small(length, 12_800), CPU, 1), (50, 800))
+        short, long = pool.map(lambda length: peak_in_new_process("ours", small(length, 6_400), CPU, 1), (50, 800))
     assert short is not None
     assert long is not None
     assert 10 < long < 1.3 * short
