@@ -110,11 +110,9 @@ class _Scan(torch.autograd.Function):
         conjugate = _complex(decay).conj().resolve_conj()
         grad = advance(conjugate, _complex(grad_states), packing, reverse=True)
         before, after = _complex(states), grad[packing.alive :]
-        of_decay = torch.zeros_like(conjugate)
-        for earlier, later in zip(
-            torch.split(packing.earlier(1).to(states.device), TOKENS_PER_CHUNK), after.split(TOKENS_PER_CHUNK), strict=True
-        ):
-            of_decay += torch.linalg.vecdot(before[earlier], later, dim=0)
+        of_decay, earlier = torch.zeros_like(conjugate), packing.earlier(1).to(states.device)
+        for chunk in (slice(at, at + TOKENS_PER_CHUNK) for at in range(0, len(after), TOKENS_PER_CHUNK)):
+            of_decay += torch.linalg.vecdot(before[earlier[chunk]], after[chunk], dim=0)
         return _real(of_decay), _real(grad).to(states.dtype), None
 
 
