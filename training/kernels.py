@@ -1,7 +1,8 @@
 """The compiled inner loops of `kernels.cpp`: built at first use, and done without where there is no compiler.
 
-A shared library lies in the user's cache directory under a name made of its source, the compiler and the CPU, so that a
-build is never used on a machine that it was not made for. `RECOMMENDER_KERNELS=off` does without.
+The compiler is `CXX`, or what is found of c++, g++ and clang++. A shared library lies in the user's cache directory
+under a name made of its source, the compiler and the CPU, so that a build is never used on a machine that it was not
+made for.
 """
 
 import ctypes
@@ -46,9 +47,7 @@ def suit(x: Tensor) -> bool:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None: no compiler, one that fails, or they are switched off."""
-    if os.environ.get("RECOMMENDER_KERNELS", "on").lower() == "off":
-        return None
+    """The compiled kernels, or None where there is no compiler or it fails."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
         _log.info("no C++ compiler: training goes on without compiled kernels, at about half the speed")
