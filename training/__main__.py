@@ -12,6 +12,7 @@ from training.history import History
 from training.promote import Promote, Rollback
 from training.reproduce import Reproduce
 from training.run import FAILURES, Run, told
+from training.starts import Starts
 
 COMMANDS: Final[Mapping[str, type[Command]]] = {
     "run": Run,
@@ -20,6 +21,7 @@ COMMANDS: Final[Mapping[str, type[Command]]] = {
     "history": History,
     "promote": Promote,
     "rollback": Rollback,
+    "starts": Starts,
 }
 
 

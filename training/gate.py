@@ -2,7 +2,7 @@
 
 Both rank the same held-out events, which neither has learned from, from the same histories. One user's events are not
 independent of each other, so the users are the sample: the mean difference is the ratio of two sums over users, and its
-standard error is that of a ratio estimator (Cochran, "Sampling Techniques", 1977, eq. 6.13), which is the
+standard error is that of a ratio estimator (Cochran, "Sampling Techniques", 1977, chapter 6), which is the
 cluster-robust one (Cameron and Miller, "A Practitioner's Guide to Cluster-Robust Inference", 2015). A bootstrap over
 users gives the same interval, at a thousand times the work and with a seed.
 """

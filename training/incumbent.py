@@ -25,7 +25,7 @@ _log = structlog.get_logger()
 class Incumbent:
     """A model that is, or was, in service."""
 
-    manifest: Manifest
+    version: int
     model: LRURec
     """On the CPU, in evaluation mode."""
     item_ids: list[str]
@@ -63,7 +63,8 @@ def load_incumbent(store: ArtefactStore, manifest: Manifest) -> Incumbent | None
     """The model of this manifest, its files verified; None, and a line in the log, if it cannot be loaded."""
     try:
         files = store.read(manifest)
-        return Incumbent(manifest, load(manifest, files), decode_catalogue(files[CATALOGUE], files[ITEMS]).item_ids)
+        item_ids = decode_catalogue(files[CATALOGUE], files[ITEMS]).item_ids
+        return Incumbent(manifest.version, load(manifest, files), item_ids)
     except Exception as error:  # the file systems' packages and the formats' raise exceptions of their own
         _log.warning(
             "the champion cannot be loaded: there is nothing to compare with or to go on from",

@@ -50,14 +50,14 @@ class Opponent:
             device: where both are run.
         """
         if self.incumbent is None or self.since_ms is None or not self.asked:
-            version = self.incumbent.manifest.version if self.incumbent else None
+            version = self.incumbent.version if self.incumbent else None
             gate = Gate(verdict="uncompared", reason=self.reason, champion=version)
         else:
             held_out = holdout.test if holdout.test.events else holdout.validation
             spans = unseen(histories, held_out, self.since_ms)
             ours = rank(candidate, histories, spans, window, device)
             theirs = self.incumbent.rank(histories, spans, window, device)
-            gate = judge(self.incumbent.manifest.version, owners(histories.users, ours.events), ours.ranks, theirs)
+            gate = judge(self.incumbent.version, owners(histories.users, ours.events), ours.ranks, theirs)
         _log.info("gate", **gate.model_dump(exclude_none=True))
         return gate
 

@@ -17,7 +17,7 @@ from training.model import LRURec, Shape
 def incumbent_of(item_ids: list[str]) -> Incumbent:
     torch.manual_seed(0)
     model = LRURec(Shape(len(item_ids), width=16, units=8)).eval()
-    return Incumbent(build(model, item_ids, version_ms=5).manifest, model, item_ids)
+    return Incumbent(5, model, item_ids)
 
 
 def log_of(*users: str) -> Histories:
@@ -59,16 +59,19 @@ def test_unknown_items_of_a_history_are_passed_over_and_unknown_targets_are_miss
 
 def test_it_comes_back_out_of_the_store(tmp_path: Path) -> None:
     incumbent, store = incumbent_of(list("abc")), ArtefactStore(str(tmp_path))
-    build(incumbent.model, incumbent.item_ids, version_ms=5).write(store)
-    loaded = load_incumbent(store, incumbent.manifest)
+    artefact = build(incumbent.model, incumbent.item_ids, version_ms=5)
+    artefact.write(store)
+    loaded = load_incumbent(store, artefact.manifest)
     assert loaded is not None
+    assert loaded.version == 5
     assert loaded.item_ids == incumbent.item_ids
     torch.testing.assert_close(loaded.model.state_dict(), incumbent.model.state_dict(), rtol=0, atol=0)
 
 
 def test_one_that_is_damaged_or_missing_is_none(tmp_path: Path) -> None:
     incumbent, store = incumbent_of(list("abc")), ArtefactStore(str(tmp_path))
-    assert load_incumbent(store, incumbent.manifest) is None
-    build(incumbent.model, incumbent.item_ids, version_ms=5).write(store)
+    artefact = build(incumbent.model, incumbent.item_ids, version_ms=5)
+    assert load_incumbent(store, artefact.manifest) is None
+    artefact.write(store)
     (tmp_path / "5" / CATALOGUE).write_bytes(b"")
-    assert load_incumbent(store, incumbent.manifest) is None
+    assert load_incumbent(store, artefact.manifest) is None

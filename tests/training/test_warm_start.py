@@ -4,7 +4,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.artefact import build
 from training.histories import Histories, HistoryBuilder, Spans
 from training.incumbent import Incumbent
 from training.model import LRURec, Shape
@@ -17,7 +16,7 @@ def incumbent_of(item_ids: list[str], shape: Shape) -> Incumbent:
     model = LRURec(shape).eval()
     with torch.no_grad():
         model.bias.uniform_(-1, 1)
-    return Incumbent(build(model, item_ids, version_ms=5).manifest, model, item_ids)
+    return Incumbent(5, model, item_ids)
 
 
 def test_rows_move_with_their_items_and_new_items_start_small() -> None:

@@ -1,0 +1,27 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from schemas.settings import DONE, REFUSED, run_command
+from training.starts import Starts
+
+
+def write(path: Path, *, timed: bool) -> None:
+    rows = [f"u{user}\ti{(7 * user + time) % 30}\t{time if timed else 0}\n" for time in range(40) for user in range(9)]
+    path.write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "".join(rows))
+
+
+def test_three_models_are_asked_for_the_same_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "walks.inter", timed=True)
+    assert run_command("starts", Starts, [str(tmp_path / "walks.inter"), "--seeds=1", "--epochs=2", "--json"]) == DONE
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    models = [told[name] for name in ("old_champion", "full_retraining", "fine_tuning")]
+    assert {model["events"] for model in models} == {9 * 4}
+    assert all(model["seconds"] > 0 for model in models)
+
+
+def test_a_file_without_times_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "walks.inter", timed=False)
+    assert run_command("starts", Starts, [str(tmp_path / "walks.inter")]) == REFUSED
+    assert "must have real times" in capsys.readouterr().err
