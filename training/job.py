@@ -131,7 +131,7 @@ def _warm_start(run: Run, histories: Histories, train: Spans, opponent: Opponent
                 why_not = str(error)
             else:
                 new = round(fresh * len(histories.items))
-                log.info("warm start", champion=incumbent.manifest.version, new_events=new)
+                log.info("warm start", champion=incumbent.version, new_events=new)
                 return warm_start.fine_tuning(run.recipe), start
     log.warning("cold start", reason=why_not)
     return run.recipe, None
