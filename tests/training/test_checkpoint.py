@@ -7,23 +7,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from structlog.testing import capture_logs
 
-from schemas.artefact import CATALOGUE, WEIGHTS
-from schemas.artefact_store import ArtefactStore
 from training import checkpoint
 from training.checkpoint import MANIFEST, Checkpoint, Snapshot, key_of
 from training.device import CPU
 from training.evaluation import Metrics, evaluate
 from training.fit import Diverged, Moment, Outcome, fit
 from training.histories import Histories, Spans
-from training.holdout import leave_one_out
-from training.job import retrain_once
+from training.holdout import leave_one_out, newest
+from training.interactions import read_file
 from training.model import LRURec, Shape
 from training.recipe import Recipe
 from training.retraining import Trained, retrain
@@ -145,42 +143,41 @@ def test_killed_while_it_catches_up_a_retraining_repeats_neither_phase(ring: His
     assert (found.metrics, found.test) == (expected.metrics, expected.test)
 
 
-def test_a_process_that_is_killed_at_any_moment_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def train(source: Path, directory: Path, every_s: float) -> dict[str, torch.Tensor]:
+    """What the processes do that are killed, and the one that is not."""
+    histories = read_file(source).histories
+    recipe, kept = Recipe(window=10, batch=4, epochs=4), Checkpoint(directory, every_s)
+    silent = nullcontext(lambda _moment: None)
+    holdout = newest(histories, 0.1)
+    trained = retrain(histories, holdout, recipe, CPU, lambda _: silent, catch_up=True, checkpoint=kept)
+    return trained.model.state_dict()
+
+
+def test_processes_that_are_killed_at_any_moment_leave_what_leads_to_the_same_weights(tmp_path: Path) -> None:
     rows = [f"u{user}\ti{(user * user + time) % 30}\t{time}\n" for user in range(20) for time in range(20)]
-    source = tmp_path / "ring.inter"
+    source, directory = tmp_path / "walks.inter", tmp_path / "killed"
     source.write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "".join(rows))
-    told = {"from_inter": source, "epochs": 4, "batch": 4, "window": 10, "threads": 1}
-
-    def run(name: str) -> Run:
-        return Run.model_validate(
-            told | {"artefact_store": str(tmp_path / name), "checkpoints": tmp_path / f"{name}-at"}
-        )
-
-    command = [sys.executable, "-m", "training", "run"]
     draw, steps = random.Random(time.time_ns()), 0
     for _ in range(2):
-        env = os.environ | run("killed").environment() | {"RECOMMENDER_CHECKPOINT_EVERY": "0.001s"}
-        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        command = [sys.executable, __file__, str(source), str(directory)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
             wanted = steps + draw.randint(1, 15)
-            while (steps := at_step(tmp_path / "killed-at")) < wanted:
-                assert process.poll() is None, process.communicate()
+            while (steps := at_step(directory)) < wanted:
+                with pytest.raises(subprocess.TimeoutExpired):  # it has not ended
+                    process.wait(0.02)
             process.send_signal(signal.SIGKILL)
-    assert at_step(tmp_path / "killed-at") >= steps
-    manifests = [retrain_once(run("killed")), retrain_once(run("whole"))]
-    assert not any((tmp_path / "killed-at").iterdir())
-    killed, whole = (
-        ArtefactStore(str(tmp_path / name)).read(manifest)
-        for name, manifest in zip(("killed", "whole"), manifests, strict=True)
-    )
-    assert {name: killed[name] == whole[name] for name in (CATALOGUE, WEIGHTS)} == {CATALOGUE: True, WEIGHTS: True}
+    with capture_logs() as logs:
+        found = train(source, directory, every_s=0)
+    assert [line["event"] for line in logs] == ["going on from a checkpoint"]
+    torch.testing.assert_close(found, train(source, tmp_path / "whole", every_s=0), atol=0, rtol=0)
 
 
-def at_step(checkpoints: Path) -> int:
+def at_step(directory: Path) -> int:
     """Steps of both phases that a checkpoint has."""
-    for path in checkpoints.glob(f"*/{MANIFEST}"):
-        phases = json.loads(path.read_bytes())["phases"]
-        return sum(phase["standing"]["steps"] for phase in phases.values())
-    return 0
+    path = directory / MANIFEST
+    phases = json.loads(path.read_bytes())["phases"] if path.exists() else {}
+    return sum(phase["standing"]["steps"] for phase in phases.values())
 
 
 @pytest.fixture
@@ -290,3 +287,8 @@ def test_spans_to_train_on_are_part_of_what_a_checkpoint_is_of(ring: Histories, 
     with pytest.raises(Killed):
         fit(model, ring, Spans(ring.users.begin, ring.users.end - 1), RECIPE, CPU, watch=killer(0), phase=phase)
     assert not phase.saved
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train(Path(sys.argv[1]), Path(sys.argv[2]), ALWAYS_S)
