@@ -101,7 +101,7 @@ class Checkpoint:
         """Put a new checkpoint in place of the one before.
 
         Raises:
-            OSError: the directory cannot be written.
+            OSError, SafetensorError: the directory cannot be written.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"{time.time_ns()}.safetensors"
@@ -144,13 +144,14 @@ class Phase:
         return self._checkpoint._due
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint with this phase as it stands now.
-
-        Raises:
-            OSError: the directory cannot be written.
-        """
+        """Write a checkpoint with this phase as it stands now; where that fails, a line in the log says so."""
         self._checkpoint._phases[self._name] = snapshot
-        self._checkpoint._write()
+        try:
+            self._checkpoint._write()
+        except (OSError, SafetensorError) as error:
+            self._checkpoint._written = time.monotonic()
+            directory = str(self._checkpoint._directory)
+            _log.warning("checkpoint cannot be written: training goes on", directory=directory, error=str(error))
 
     def finish(self, snapshot: Snapshot) -> None:
         """Keep the end of this phase for the checkpoints of the next; its tensors must not change any more."""

@@ -73,7 +73,6 @@ def fit(
         NothingToLearn: no user has two events to train on.
         Diverged: the loss became infinite or not a number.
         Lost: another process of the training has gone.
-        OSError: the checkpoint cannot be written.
     """
     if not (train.lengths > 1).any():
         raise NothingToLearn("nothing to learn from: no user has two events to train on")

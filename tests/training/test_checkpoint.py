@@ -257,6 +257,13 @@ def test_a_write_that_ends_half_way_leaves_a_whole_checkpoint(
     assert len(list(kept.iterdir())) == 2
 
 
+def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with capture_logs() as logs:
+        write(tmp_path / "file" / "kept", 1.0)
+    assert [line["event"] for line in logs] == ["checkpoint cannot be written: training goes on"]
+
+
 def test_it_is_due_after_its_seconds_and_never_with_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("training.checkpoint.time.monotonic", lambda: now)
