@@ -158,9 +158,14 @@ class _Run:
         return figures, found
 
     def _settings(self, broker: str) -> Settings:
-        artefacts = str(self._directory / "artefacts")
         # not from the environment or a .env file, which are about another cluster
-        return Settings.model_construct(broker=broker, app="demo", partitions=_PARTITIONS, artefact_store=artefacts)
+        return Settings.model_construct(
+            broker=broker,
+            app="demo",
+            partitions=_PARTITIONS,
+            artefact_store=str(self._directory / "artefacts"),
+            archive=str(self._directory / "archive"),
+        )
 
     def _workers(self, settings: Settings) -> Program:
         arguments = ["--processes", str(self._demo.workers), "--worker-id", "demo"]

@@ -56,6 +56,10 @@ class Settings(BaseSettings):
     models: TopicName = Field("models", description="topic of model manifests")
     items: TopicName = Field("items", description="topic of item titles and availability")
     artefact_store: str = Field("./artefacts", min_length=1, description="where models are kept, a path or fsspec URL")
+    archive: str = Field(
+        "./archive",
+        description="where training keeps what it has read of the log, a path or fsspec URL; empty for no archive",
+    )
     log_level: Annotated[str, StringConstraints(to_upper=True, pattern="^(?i:debug|info|warning|error)$")] = Field(
         "INFO", description="debug, info, warning or error"
     )

@@ -68,7 +68,8 @@ class Archive:
         except (ImportError, ValueError) as error:
             raise Refused(f"archive {url} cannot be opened: {error}") from error
         self._topic = posixpath.join(root, topic)
-        self._present = posixpath.join(self._topic, topic_id)
+        # librdkafka writes ids in the base64 that has slashes; this is how Kafka's own tools show them
+        self._present = posixpath.join(self._topic, topic_id.replace("+", "-").replace("/", "_"))
 
     def missing(self, partition: int, low: int, high: int) -> list[tuple[int, int]]:
         """Ranges of low..high-1 that no file has, cut at the borders of windows, in order."""

@@ -10,7 +10,7 @@ import structlog
 from confluent_kafka import Consumer
 
 from schemas import inter_file
-from schemas.kafka import consumer_config, end_offsets, read_range, watermarks
+from schemas.kafka import consumer_config, describe_topics, end_offsets, read_range, watermarks
 from schemas.settings import Refused, Settings
 from training.archive import Archive
 from training.columns import SCHEMA, decoded, forgotten, gather, living
@@ -54,6 +54,19 @@ def read_file(path: Path) -> Reading:
     return Reading(
         builder.build(), offsets={}, records=len(builder), malformed=0, repeated=0, forgotten=0, busiest=busiest
     )
+
+
+def open_archive(settings: Settings) -> Archive | None:
+    """The archive of the topic of events as it is now, if the settings want one.
+
+    Raises:
+        KafkaException: the cluster cannot be reached, or the topic does not exist.
+        Refused: there is no such file system.
+    """
+    if not settings.archive:
+        return None
+    topic = settings.interactions
+    return Archive(settings.archive, topic, describe_topics(settings, [topic])[topic].topic_id)
 
 
 def read_interactions(

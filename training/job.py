@@ -13,10 +13,11 @@ from training.allocator import keep_freed_memory
 from training.artefact import Artefact, build
 from training.champion import announce, require_topic
 from training.checkpoint import Checkpoint, key_of
+from training.data_checks import UnfitData, problems
 from training.device import find_device
 from training.histories import Histories, Spans
 from training.holdout import Holdout, leave_one_out, newest
-from training.interactions import read_file, read_interactions
+from training.interactions import Reading, open_archive, read_file, read_interactions
 from training.opponent import Opponent, find_opponent, newest_ms
 from training.probes import prove
 from training.progress import ProgressBar, reading_bar
@@ -53,7 +54,7 @@ def retrain_once(run: Run) -> Manifest:
         reading = read_file(run.from_inter)
     else:
         with reading_bar() as tell:
-            reading = read_interactions(run, tell, until=checkpoint.offsets)
+            reading = read_interactions(run, tell, open_archive(run), until=checkpoint.offsets)
     histories, checkpoint.offsets = reading.histories, reading.offsets
     counts = {"records": reading.records, "malformed": reading.malformed, "repeated": reading.repeated}
     log.info("read", users=len(histories.users), items=len(histories.item_ids), device=device.name, **counts)
@@ -62,6 +63,7 @@ def retrain_once(run: Run) -> Manifest:
         raise NothingToLearn(f"nothing to learn from: topic {run.interactions} has {found}")
     opponent = find_opponent(run, store, histories)
     holdout = _hold_out(run, histories, opponent)
+    _check(run, reading, holdout)
     recipe, start = run.recipe, None
     if run.start != "cold":
         recipe, start = _warm_start(run, histories, holdout.train, opponent)
@@ -107,6 +109,17 @@ def _export(store: ArtefactStore, artefact: Artefact) -> None:
     except BaseException:
         store.remove(artefact.manifest)
         raise
+
+
+def _check(run: Run, reading: Reading, holdout: Holdout) -> None:
+    """Raise UnfitData if the data look wrong, or warn where the settings allow that."""
+    held_out = run.split == "leave-one-out" or run.holdout > 0
+    now_ms = round(1000 * time.time())
+    found = problems(reading.histories, holdout, run.limits, now_ms, held_out=held_out, busiest=reading.busiest)
+    for problem in found:
+        (log.warning if run.allow_odd_data else log.error)("odd data", problem=problem)
+    if found and not run.allow_odd_data:
+        raise UnfitData(f"the data are not fit to train on: {'; '.join(found)}; or train with --allow-odd-data")
 
 
 def _hold_out(run: Run, histories: Histories, opponent: Opponent) -> Holdout:

@@ -17,12 +17,23 @@ from schemas.artefact import Manifest
 from schemas.malformed import Malformed
 from schemas.report import Report
 from schemas.settings import DONE
+from training.data_checks import Limits, UnfitData
 from training.recipe import NothingToLearn, Recipe
 
-FAILURES: Final = (ArithmeticError, KafkaException, Malformed, MemoryError, NothingToLearn, OSError, RuntimeError)
+FAILURES: Final = (
+    ArithmeticError,
+    KafkaException,
+    Malformed,
+    MemoryError,
+    NothingToLearn,
+    OSError,
+    RuntimeError,
+    UnfitData,
+)
 """how a retraining fails that may work the next time; torch's own errors are RuntimeErrors"""
 
 _DEFAULTS: Final = Recipe()
+_LIMITS: Final = Limits()
 _AFTER_FAILURE_S: Final = 300.0
 """until the next try after a failure, at most: what fails at first is often just an empty log"""
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -71,6 +82,18 @@ class Run(Report):
         "time", description="what is held out: the newest events of all, or each user's last two"
     )
     holdout: float = Field(0.1, ge=0, lt=1, description="share of events held out when split by time")
+    allow_odd_data: bool = Field(False, description="train on data that look wrong as well, with warnings")
+    min_users: int = Field(_LIMITS.min_users, ge=0, description="fewest users with two events or more to train on")
+    min_held_out: int = Field(_LIMITS.min_held_out, ge=0, description="fewest events held out to measure a model on")
+    max_user_share: float = Field(
+        _LIMITS.max_user_share, ge=0, le=1, description="largest share of the events by one user who stands out"
+    )
+    max_future_share: float = Field(
+        _LIMITS.max_future_share, ge=0, le=1, description="largest share of the events with a time in the future"
+    )
+    future_tolerance_h: float = Field(
+        _LIMITS.future_tolerance_h, ge=0, description="hours that a time may be ahead of the clock here"
+    )
     catch_up: bool = Field(True, description="go on over all events once the model is measured")
     epochs: int = Field(_DEFAULTS.epochs, ge=1, description="planned passes over the log, the length of the schedule")
     minutes: float | None = Field(None, gt=0, description="wall time of the training, if it ends before the epochs do")
@@ -99,6 +122,11 @@ class Run(Report):
         """The settings that a training must share with a checkpoint to go on from it."""
         free = {"every", "publish", "threads", "checkpoints", "checkpoint_every", "log_level", "as_json"}
         return self.model_dump(mode="json", exclude=free)
+
+    @property
+    def limits(self) -> Limits:
+        """What these settings ask of the data."""
+        return Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)})
 
     @property
     def recipe(self) -> Recipe:

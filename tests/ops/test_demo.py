@@ -75,4 +75,5 @@ def test_the_settings_of_another_cluster_are_not_its_own(monkeypatch: pytest.Mon
     settings = demo._Run(Demo(), tmp_path)._settings("127.0.0.1:1")
     default = {name: field.default for name, field in Settings.model_fields.items()}
     own = {"broker": "127.0.0.1:1", "app": "demo", "partitions": 4, "artefact_store": str(tmp_path / "artefacts")}
+    own["archive"] = str(tmp_path / "archive")
     assert settings.model_dump() == default | own

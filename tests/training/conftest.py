@@ -15,6 +15,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def no_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of the archive open one of their own."""
+    monkeypatch.setenv("RECOMMENDER_ARCHIVE", "")
+
+
 @pytest.fixture(scope="session")
 def ring() -> Histories:
     builder = HistoryBuilder()

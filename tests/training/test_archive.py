@@ -178,6 +178,13 @@ def test_who_is_forgotten_is_forgotten_on_deleted_topics_of_the_same_name_as_wel
     assert offsets(present) == [0, 1]
 
 
+def test_a_topic_id_with_a_slash_is_one_directory(tmp_path: Path) -> None:
+    archive = Archive(str(tmp_path), "interactions", "a/b+c")
+    write(archive, [event("a", "x")])
+    assert (archive.events_of("a"), offsets(archive)) == (1, [0])
+    assert [path.name for path in (tmp_path / "interactions").iterdir()] == ["a_b-c"]
+
+
 def test_a_reader_finds_every_record_once_while_another_job_merges(on_disc: Archive, tmp_path: Path) -> None:
     records = [event("a", "x") for _ in range(40)]
 
