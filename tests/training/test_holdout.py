@@ -38,6 +38,13 @@ def test_an_old_event_that_arrived_after_a_new_one_is_held_out_with_it() -> None
     assert pairs(holdout.validation) == [(1, 3), (6, 6)]
 
 
+def test_after_a_time_no_more_than_the_newer_half_is_held_out() -> None:
+    histories = histories_of([1, 2, 9], [3, 4, 5, 6], [7, 8, 10])
+    assert pairs(newest(histories, 0.9, since_ms=6).validation) == [(2, 3), (7, 7), (9, 10)]
+    assert pairs(newest(histories, 0.1, since_ms=2).validation) == pairs(newest(histories, 0.1).validation)
+    assert pairs(newest(histories, 0.4, since_ms=10).validation) == pairs(newest(histories, 0.4).validation)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_a_share_that_leaves_nothing_to_learn_from_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="held-out share"):

@@ -55,6 +55,13 @@ def test_other_best_items_than_at_the_export_are_malformed(artefact: Artefact) -
         run_probes(artefact.manifest, artefact.files | {PROBES: turned})
 
 
+def test_another_query_than_at_the_export_is_malformed(artefact: Artefact) -> None:
+    probes = decode_probes(artefact.files[PROBES])
+    moved = encode_probes(type(probes)(probes.rows, probes.query + np.float32(0.001), probes.top))
+    with pytest.raises(Malformed, match="export's queries"):
+        run_probes(artefact.manifest, artefact.files | {PROBES: moved})
+
+
 def test_rows_beyond_the_catalogue_are_malformed(artefact: Artefact) -> None:
     probes = decode_probes(artefact.files[PROBES])
     beyond = encode_probes(type(probes)(probes.rows + np.int32(12), probes.query, probes.top))
