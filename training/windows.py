@@ -55,6 +55,5 @@ def collate(items: NDArray[np.int32], windows: Spans) -> Batch:
     """Pack windows over the event column `items`."""
     packing = pack(windows.lengths - 1)
     positions = windows.begin[packing.order][packing.lane] + packing.time
-    rows = torch.from_numpy(items.astype(np.int64, copy=False))
-    index = torch.from_numpy(positions)
-    return Batch(packing, positions, rows[index], rows[index + 1])
+    inputs, targets = (torch.from_numpy(items[at].astype(np.int64)) for at in (positions, positions + 1))
+    return Batch(packing, positions, inputs, targets)
