@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict
+from functools import partial
 
 import structlog
 import torch
@@ -75,9 +76,10 @@ def retrain_once(run: Run) -> Manifest:
         ProgressBar,
         catch_up=run.catch_up,
         start=start,
-        judge=lambda model: opponent.judge(model, histories, holdout, run.window, device),
+        judge=partial(opponent.judge, histories, holdout, run.window, device) if opponent.compares else None,
         checkpoint=checkpoint,
     )
+    gate = trained.gate or opponent.uncompared()
     artefact = build(
         trained.model,
         histories.item_ids,
@@ -87,13 +89,13 @@ def retrain_once(run: Run) -> Manifest:
         | {"device": device.name, "split": run.split, "holdout": run.holdout, "catch_up": run.catch_up}
         | {"start": "warm" if start else "cold"},
         metrics=trained.metrics | counts | {"events": len(histories.items), "seconds": time.monotonic() - began},
-        gate=trained.gate,
+        gate=gate,
         curves=trained.curves,
     )
     _export(store, artefact)
     log.info("exported", version=artefact.manifest.version, store=run.artefact_store)
     if publishes:
-        if trained.gate and trained.gate.verdict == "rejected":
+        if gate.verdict == "rejected":
             log.warning("rejected: the champion stays", version=artefact.manifest.version)
         else:
             announce(run, store, artefact.manifest, "run")

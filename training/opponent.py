@@ -39,25 +39,36 @@ class Opponent:
     asked: bool = True
     """Whether it is to be compared with, or only to go on from."""
 
-    def judge(self, candidate: LRURec, histories: Histories, holdout: Holdout, window: int, device: Device) -> Gate:
+    @property
+    def compares(self) -> bool:
+        """Whether there is something to compare with, and on."""
+        return self.asked and self.incumbent is not None and self.since_ms is not None
+
+    def uncompared(self) -> Gate:
+        """What is said of a candidate when nothing can be compared."""
+        gate = Gate(
+            verdict="uncompared", reason=self.reason, champion=self.incumbent.version if self.incumbent else None
+        )
+        _log.info("gate", **gate.model_dump(exclude_none=True))
+        return gate
+
+    def judge(self, histories: Histories, holdout: Holdout, window: int, device: Device, candidate: LRURec) -> Gate:
         """Rank what is held out and unseen by both, and compare.
 
         Args:
-            candidate: on the device, trained on what is not held out.
             histories: of U users.
             holdout: the test events count, if there are any, else those for validation.
             window: see `rank`.
             device: where both are run.
+            candidate: on the device, trained on what is not held out.
         """
-        if self.incumbent is None or self.since_ms is None or not self.asked:
-            version = self.incumbent.version if self.incumbent else None
-            gate = Gate(verdict="uncompared", reason=self.reason, champion=version)
-        else:
-            held_out = holdout.test if holdout.test.events else holdout.validation
-            spans = unseen(histories, held_out, self.since_ms)
-            ours = rank(candidate, histories, spans, window, device)
-            theirs = self.incumbent.rank(histories, spans, window, device)
-            gate = judge(self.incumbent.version, owners(histories.users, ours.events), ours.ranks, theirs)
+        if self.incumbent is None or self.since_ms is None:
+            return self.uncompared()
+        held_out = holdout.test if holdout.test.events else holdout.validation
+        spans = unseen(histories, held_out, self.since_ms)
+        ours = rank(candidate, histories, spans, window, device)
+        theirs = self.incumbent.rank(histories, spans, window, device)
+        gate = judge(self.incumbent.version, owners(histories.users, ours.events), ours.ranks, theirs)
         _log.info("gate", **gate.model_dump(exclude_none=True))
         return gate
 

@@ -1,5 +1,6 @@
 """One retraining: fit on the past, measure on the newest events, then learn those as well."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -99,7 +100,8 @@ def retrain(
         bar: shows each phase.
         catch_up: whether there is a second phase.
         start: a cold start, if omitted.
-        judge: given the model between the phases, on the device.
+        judge: given the model, on the device, as it would be announced had nothing been held out: after a second phase
+            over what was not. The champion has had one too, and a model without it would lose by that alone.
         checkpoint: to go on from, and to keep up to date.
 
     Raises:
@@ -119,14 +121,21 @@ def retrain(
         lessons = start.lessons(holdout.train)
         fitted = fit(model, histories, lessons, first, device, validate=check, watch=watch, phase=phase)
     test = evaluate(model, histories, holdout.test, recipe.window, device) if holdout.test.events else None
-    gate, caught_up = judge(model) if judge else None, None
-    if catch_up and has_validation:
-        second = dataclasses.replace(
-            recipe,
-            epochs=max(1, round(CATCH_UP_SHARE * fitted.epochs)),
-            learning_rate=recipe.learning_rate / 2,
-            minutes=recipe.minutes and recipe.minutes - recipe.minutes / (1 + CATCH_UP_SHARE),
-        )
+    second = dataclasses.replace(
+        recipe,
+        epochs=max(1, round(CATCH_UP_SHARE * fitted.epochs)),
+        learning_rate=recipe.learning_rate / 2,
+        minutes=recipe.minutes and recipe.minutes - recipe.minutes / (1 + CATCH_UP_SHARE),
+    )
+    catches_up, gate, caught_up = catch_up and has_validation, None, None
+    if judge and catches_up:
+        rehearsed = copy.deepcopy(model)
+        with bar("rehearse") as watch:
+            fit(rehearsed, histories, start.lessons(holdout.train), second, device, watch=watch)
+        gate = judge(rehearsed)
+    elif judge:
+        gate = judge(model)
+    if catches_up:
         with bar("catch up") as watch:
             phase, lessons = checkpoint.phase("catch up") if checkpoint else None, start.lessons(histories.users)
             caught_up = fit(model, histories, lessons, second, device, watch=watch, phase=phase)
