@@ -102,9 +102,9 @@ def _publish_model(settings: Settings, catalogue: int) -> None:
     """A model of the usual shape: its speed does not depend on what it has learned."""
     # imported only now: they load torch
     from schemas.artefact_store import ArtefactStore
-    from training.artefact import build
-    from training.champion import publish
-    from training.model import LRURec, Shape
+    from training.model.lrurec import LRURec, Shape
+    from training.release.artefact import build
+    from training.release.champion import publish
 
     artefact = build(LRURec(Shape(items=catalogue)), [f"item-{item}" for item in range(catalogue)])
     artefact.write(ArtefactStore(settings.artefact_store))

@@ -8,8 +8,8 @@ from typing import Final
 
 from schemas.settings import FAILED, Command, run
 from training.bench import Bench
-from training.history import History
-from training.promote import Promote, Rollback
+from training.release.history import History
+from training.release.promote import Promote, Rollback
 from training.reproduce import Reproduce
 from training.run import FAILURES, Run, told
 from training.starts import Starts

@@ -14,7 +14,7 @@ from schemas.report import Report
 from schemas.settings import DONE, Refused
 
 if TYPE_CHECKING:
-    from training.device import Device
+    from training.fitting.device import Device
     from training.rivals.cost import Cost, Rival
     from training.rivals.workload import Workload
 
@@ -50,8 +50,8 @@ class Bench(Report):
         # imported only now, so that --help and a wrong setting answer at once
         import torch
 
-        from training.allocator import keep_freed_memory
-        from training.device import find_device
+        from training.fitting.allocator import keep_freed_memory
+        from training.fitting.device import find_device
         from training.rivals.cost import compare
 
         torch.set_num_threads(self.threads)
@@ -87,7 +87,7 @@ class Bench(Report):
 
     def _workloads(self, *, on_gpu: bool) -> dict[str, "Workload"]:
         """By the names of their rows."""
-        from training.interactions import read_file
+        from training.log.interactions import read_file
         from training.rivals.workload import full_windows, newest_windows, of_tokens, synthetic_log
 
         log = read_file(self.from_inter).histories if self.from_inter else synthetic_log()

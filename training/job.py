@@ -9,20 +9,20 @@ import torch
 
 from schemas.artefact import Manifest
 from schemas.artefact_store import ArtefactStore
-from training import distributed, warm_start
-from training.allocator import keep_freed_memory
-from training.artefact import Artefact, build
-from training.champion import announce, require_topic
-from training.checkpoint import Checkpoint, key_of
-from training.data_checks import UnfitData, problems
-from training.device import find_device
-from training.histories import Histories, Spans
-from training.holdout import Holdout, leave_one_out, newest
-from training.interactions import Reading, open_archive, read_file, read_interactions
-from training.opponent import Opponent, find_opponent, newest_ms
-from training.probes import prove
-from training.progress import ProgressBar, reading_bar
-from training.recipe import NothingToLearn, Recipe
+from training.fitting import distributed, warm_start
+from training.fitting.allocator import keep_freed_memory
+from training.fitting.checkpoint import Checkpoint, key_of
+from training.fitting.device import find_device
+from training.fitting.progress import ProgressBar, reading_bar
+from training.fitting.recipe import NothingToLearn, Recipe
+from training.log.data_checks import UnfitData, problems
+from training.log.histories import Histories, Spans
+from training.log.holdout import Holdout, leave_one_out, newest
+from training.log.interactions import Reading, open_archive, read_file, read_interactions
+from training.release.artefact import Artefact, build
+from training.release.champion import announce, require_topic
+from training.release.opponent import Opponent, find_opponent, newest_ms
+from training.release.probes import prove
 from training.retraining import Start, retrain
 from training.run import Run
 

@@ -11,7 +11,7 @@ from pydantic_settings import CliPositionalArg
 from schemas import logs
 from schemas.report import Report
 from schemas.settings import DONE, Refused
-from training.recipes import Entry, entries
+from training.fitting.recipes import Entry, entries
 
 COLUMNS: Final = {"recall_10": "R@10", "ndcg_10": "N@10", "recall_20": "R@20", "ndcg_20": "N@20"}
 TITLES: Final = {"lrurec": "LRURec", "sasrec": "SASRec"}
@@ -26,7 +26,8 @@ class Reproduce(Report):
     )
     rival: bool = Field(False, description="train SASRec as well, in the same harness, and print it beside")
     recipe: str | None = Field(
-        None, description="name in training/recipes.toml, or `size` for what follows from the sizes; by the file's name"
+        None,
+        description="name in training/fitting/recipes.toml, or `size`: what follows from the sizes; by the file's name",
     )
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [0], min_length=1, description="a training for each, e.g. 0,1,2; their means are printed"
@@ -46,7 +47,7 @@ class Reproduce(Report):
         known = entries()
         names = ", ".join(sorted(known))
         if self.recipe not in (None, "size", *known):
-            raise Refused(f"recipe {self.recipe!r} is not in training/recipes.toml, there are: {names}, size")
+            raise Refused(f"recipe {self.recipe!r} is not in training/fitting/recipes.toml, there are: {names}, size")
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         # imported only now, so that --help and a wrong setting answer at once
         from training.reproduction import Reproduction, Result

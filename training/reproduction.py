@@ -9,16 +9,16 @@ from typing import Literal
 import numpy as np
 import torch
 
-from training.allocator import keep_freed_memory
-from training.device import find_device
-from training.evaluation import Metrics, evaluate
-from training.fit import fit
-from training.holdout import leave_one_out
-from training.interactions import read_file
-from training.model import LRURec, SequenceModel, Shape
-from training.progress import ProgressBar
-from training.recipe import NothingToLearn, Recipe
-from training.recipes import Entry, Sizes
+from training.fitting.allocator import keep_freed_memory
+from training.fitting.device import find_device
+from training.fitting.evaluation import Metrics, evaluate
+from training.fitting.fit import fit
+from training.fitting.progress import ProgressBar
+from training.fitting.recipe import NothingToLearn, Recipe
+from training.fitting.recipes import Entry, Sizes
+from training.log.holdout import leave_one_out
+from training.log.interactions import read_file
+from training.model.lrurec import LRURec, SequenceModel, Shape
 from training.rivals.sasrec import SASRec, SASRecShape
 
 Kind = Literal["lrurec", "sasrec"]

@@ -8,15 +8,15 @@ from contextlib import AbstractContextManager
 import torch
 
 from schemas.artefact import Gate
-from training.checkpoint import Checkpoint
-from training.curves import curves
-from training.device import Device
-from training.evaluation import Metrics, evaluate
-from training.fit import Moment, Outcome, fit
-from training.histories import Histories, Spans
-from training.holdout import Holdout
-from training.model import LRURec, Shape
-from training.recipe import Recipe
+from training.fitting.checkpoint import Checkpoint
+from training.fitting.curves import curves
+from training.fitting.device import Device
+from training.fitting.evaluation import Metrics, evaluate
+from training.fitting.fit import Moment, Outcome, fit
+from training.fitting.recipe import Recipe
+from training.log.histories import Histories, Spans
+from training.log.holdout import Holdout
+from training.model.lrurec import LRURec, Shape
 
 CATCH_UP_SHARE = 0.25
 """Length of the second phase, as a share of the first one's."""

@@ -17,8 +17,8 @@ from schemas.artefact import Manifest
 from schemas.malformed import Malformed
 from schemas.report import Report
 from schemas.settings import DONE
-from training.data_checks import Limits, UnfitData
-from training.recipe import NothingToLearn, Recipe
+from training.fitting.recipe import NothingToLearn, Recipe
+from training.log.data_checks import Limits, UnfitData
 
 FAILURES: Final = (
     ArithmeticError,
@@ -146,9 +146,10 @@ class Run(Report):
         # ones made a training four times slower.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         # imported only now, for that, and so that --help and a wrong setting answer at once
-        from training import distributed, job
-        from training.device import find_device
-        from training.fit import follow
+        from training import job
+        from training.fitting import distributed
+        from training.fitting.device import find_device
+        from training.fitting.fit import follow
 
         with distributed.joined():
             if distributed.rank() == 0:

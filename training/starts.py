@@ -21,7 +21,7 @@ from schemas import logs
 from schemas.inter_file import Interactions, read_interactions
 from schemas.report import Report
 from schemas.settings import DONE, Refused
-from training.recipe import Recipe
+from training.fitting.recipe import Recipe
 
 LEARNED: Final = 0.8
 ARRIVED: Final = 0.9
@@ -69,13 +69,13 @@ def measure(interactions: Interactions, recipe: Recipe, threads: int) -> dict[st
     """Metrics on the last 10 % and seconds of training, by what was trained."""
     import torch
 
-    from training import warm_start
-    from training.device import find_device
-    from training.evaluation import metrics_of
-    from training.fit import fit
-    from training.histories import Histories, HistoryBuilder
-    from training.holdout import after
-    from training.incumbent import Incumbent
+    from training.fitting import warm_start
+    from training.fitting.device import find_device
+    from training.fitting.evaluation import metrics_of
+    from training.fitting.fit import fit
+    from training.log.histories import Histories, HistoryBuilder
+    from training.log.holdout import after
+    from training.release.incumbent import Incumbent
     from training.retraining import Start, cold_start
 
     torch.set_num_threads(threads)

@@ -18,9 +18,9 @@ from schemas.settings import Settings
 from schemas.topics import topics
 from tests.containers.apache_kafka import ApacheKafka
 from tests.kafka.worker_process import WorkerProcess, wait_until
-from training.artefact import build
-from training.champion import publish
-from training.model import LRURec, Shape
+from training.model.lrurec import LRURec, Shape
+from training.release.artefact import build
+from training.release.champion import publish
 
 ITEM_IDS = [f"item{number}" for number in range(50)]
 USERS, WINDOW = 20, 10

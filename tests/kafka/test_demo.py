@@ -22,8 +22,8 @@ from schemas.item import item_hash
 from schemas.settings import Settings
 from schemas.state import StateRecord, kept_length
 from tests.kafka.worker_process import wait_until
-from training.artefact import load
-from training.model import LRURec
+from training.model.lrurec import LRURec
+from training.release.artefact import load
 
 WINDOW = 100
 SAMPLED = 200

@@ -11,7 +11,7 @@ from schemas.settings import Settings
 from tests.kafka.balance import is_caught_up, read_topic
 from tests.kafka.stream import ITEMS, publish_model, send
 from tests.kafka.worker_process import WorkerProcess, wait_until
-from training.interactions import read_interactions
+from training.log.interactions import read_interactions
 
 USERS = range(20)
 LIST = Draft202012Validator(schemas()["recommendation.schema.json"])

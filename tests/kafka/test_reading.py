@@ -6,7 +6,7 @@ from confluent_kafka.admin import AdminClient
 from schemas.kafka import client_config, end_offsets, read_topic
 from schemas.settings import Settings
 from tests.kafka.stream import send_events
-from training.interactions import read_interactions
+from training.log.interactions import read_interactions
 
 
 def test_records_that_expire_while_other_partitions_are_read_are_passed_over(created: Settings) -> None:

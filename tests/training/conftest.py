@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from training.histories import Histories, HistoryBuilder
-from training.model import LRURec, Shape
+from training.log.histories import Histories, HistoryBuilder
+from training.model.lrurec import LRURec, Shape
 
 RING = 12
 

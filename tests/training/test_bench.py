@@ -7,8 +7,8 @@ import pytest
 
 from schemas.settings import DONE, REFUSED, run_command
 from training.bench import Bench
-from training.device import CPU
-from training.histories import Histories, Spans
+from training.fitting.device import CPU
+from training.log.histories import Histories, Spans
 from training.rivals import cost
 from training.rivals.cost import fitting, new_step, peak_in_new_process, time_in_turn
 from training.rivals.workload import Workload, full_windows, newest_windows, of_tokens, synthetic_log

@@ -25,11 +25,11 @@ from schemas.settings import DONE, REFUSED, Refused, run_command
 from schemas.topics import topics
 from training import job
 from training.__main__ import main
-from training.champion import announced, publish
-from training.histories import HistoryBuilder
-from training.interactions import Reading
+from training.fitting.recipe import NothingToLearn
 from training.job import retrain_once
-from training.recipe import NothingToLearn
+from training.log.histories import HistoryBuilder
+from training.log.interactions import Reading
+from training.release.champion import announced, publish
 from training.run import Run
 
 USERS, EVENTS = 12, 15

@@ -49,7 +49,7 @@ def test_a_person_sees_each_seed_their_mean_and_the_papers_row(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--recipe", "nonsense"], "recipe 'nonsense' is not in training/recipes.toml, there are: beauty, "),
+        (["--recipe", "nonsense"], "recipe 'nonsense' is not in training/fitting/recipes.toml, there are: beauty, "),
         (["--seeds", "0;1"], "seeds: 0: input should be a valid integer"),
         (["--protocol", "random"], "protocol: "),
     ],

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from training.device import CPU
-from training.evaluation import evaluate
-from training.fit import Moment
-from training.histories import Histories, HistoryBuilder
-from training.holdout import leave_one_out, newest
-from training.recipe import NothingToLearn, Recipe
+from training.fitting.device import CPU
+from training.fitting.evaluation import evaluate
+from training.fitting.fit import Moment
+from training.fitting.recipe import NothingToLearn, Recipe
+from training.log.histories import Histories, HistoryBuilder
+from training.log.holdout import leave_one_out, newest
 from training.retraining import retrain
 
 RECIPE = Recipe(window=8, batch=4, epochs=4, learning_rate=0.01, dropout=0.0)

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from schemas.settings import FAILED, REFUSED, Refused, run_command
 from training.__main__ import main
-from training.recipe import Recipe
+from training.fitting.recipe import Recipe
 from training.run import Run
 
 

@@ -5,7 +5,7 @@ complex matrix products. The scan doubles recursively: ⌈log₂ L⌉ passes, th
 left half of 2^k places into its right half, unless that last place is padding. The logits of all items and of the
 padding are made for every place at once, in float32.
 
-With the same parameters it gives the queries and the loss of `training.model.LRURec`: `with_parameters` translates.
+With the same parameters it gives the queries and the loss of LRURec here: `with_parameters` translates.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.model import Shape
-from training.windows import Batch
+from training.log.windows import Batch
+from training.model.lrurec import Shape
 
 PADDING = 0
 """The item of a place without an event; catalogue row i is item i + 1."""
@@ -108,7 +108,7 @@ class AuthorsLRURec(nn.Module):
 
 
 def with_parameters(shape: Shape, parameters: Mapping[str, Tensor], dropout: float = 0.2) -> AuthorsLRURec:
-    """The authors' model with the parameters of `training.model.LRURec`, by their names there, copied.
+    """The authors' model with the parameters of `training.model.lrurec.LRURec`, by their names there, copied.
 
     Its padding has the embedding zero and the bias zero.
     """

@@ -12,15 +12,15 @@ from typing import Final, Literal, get_args
 import torch
 from torch import nn
 
-from training.allocator import keep_freed_memory
-from training.device import Device
-from training.model import LRURec, SequenceModel, Shape
-from training.recipe import Recipe
+from training.fitting.allocator import keep_freed_memory
+from training.fitting.device import Device
+from training.fitting.recipe import Recipe
+from training.fitting.step import backward
+from training.log.windows import collate
+from training.model.lrurec import LRURec, SequenceModel, Shape
 from training.rivals.authors import AuthorsLRURec, padded, with_parameters
 from training.rivals.sasrec import SASRec, SASRecShape
 from training.rivals.workload import Workload
-from training.step import backward
-from training.windows import collate
 
 Rival = Literal["authors", "sasrec", "ours"]
 RIVALS: Final[tuple[Rival, ...]] = get_args(Rival)
@@ -127,7 +127,7 @@ def new_step(rival: Rival, workload: Workload, device: Device) -> Step:
 
 
 def _packed(model: SequenceModel, device: Device) -> Step:
-    """As `training.fit` does it."""
+    """As `training.fitting.fit` does it."""
     recipe = Recipe()
     model.to(device.name).train()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=recipe.weight_decay, fused=True)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.dropout import Dropout
-from training.layers import Gelu, ResidualNorm
-from training.model import WEIGHT_STD, SequenceModel
-from training.packing import Packing
+from training.model.dropout import Dropout
+from training.model.layers import Gelu, ResidualNorm
+from training.model.lrurec import WEIGHT_STD, SequenceModel
+from training.model.packing import Packing
 
 
 @dataclass(frozen=True)

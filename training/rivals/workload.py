@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.histories import Histories, Spans
+from training.log.histories import Histories, Spans
 
 USERS, ITEMS = 6_040, 3_416
 """of MovieLens 1M, five events and more of each"""

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from training.fitting import step
+from training.fitting.device import CPU
+from training.fitting.step import backward
+from training.log.histories import Histories
+from training.log.windows import Batch, collate
+from training.model.lrurec import LRURec, Shape
+
+
+@pytest.fixture
+def batch(ring: Histories, monkeypatch: pytest.MonkeyPatch) -> Batch:
+    """More tokens than a share needs."""
+    monkeypatch.setattr(step, "TOKENS_PER_SHARE", 16)
+    return collate(ring.items, ring.users)
+
+
+def model_of(dropout: float) -> LRURec:
+    torch.manual_seed(0)
+    return LRURec(Shape(items=12, width=16, units=8), dropout).train()
+
+
+def gradients(model: LRURec, batch: Batch, threads: int, seed: int = 1) -> list[torch.Tensor]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    try:
+        loss = backward(model, batch, CPU)
+    finally:
+        torch.set_num_threads(before)
+    found = [torch.tensor(loss)]
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        found.append(parameter.grad.clone())
+    return found
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_whatever_the_threads_it_is_the_gradient_of_cross_entropy(threads: int, batch: Batch) -> None:
+    model = model_of(dropout=0.0)
+    query, _ = model(model.embedding(batch.inputs), packing=batch.packing)
+    loss = functional.cross_entropy(query @ model.embedding.weight.T + model.bias, batch.targets)
+    expected = [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+    torch.testing.assert_close(gradients(model, batch, threads), expected, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_same_seed_drops_the_same_and_another_does_not(threads: int, batch: Batch) -> None:
+    model = model_of(dropout=0.5)
+    first, again, other = (gradients(model, batch, threads, seed) for seed in (1, 1, 2))
+    assert all(map(torch.equal, first, again))
+    assert not any(map(torch.equal, first, other))
+
+
+def test_every_sequence_is_in_one_share(batch: Batch) -> None:
+    shares = step._shares(batch, 3)
+    assert sorted(np.concatenate([share.packing.order for share in shares])) == list(range(len(batch.packing.order)))
+    assert sum(len(share.inputs) for share in shares) == len(batch.inputs)
+    assert max(len(share.inputs) for share in shares) < 1.2 * min(len(share.inputs) for share in shares)

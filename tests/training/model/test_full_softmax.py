@@ -1,0 +1,67 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from training.model import full_softmax as module
+from training.model.full_softmax import full_softmax
+
+
+@pytest.fixture(params=["kernels", "pytorch"])
+def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "pytorch":
+        monkeypatch.setattr("training.model.kernels.library", lambda: None)
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize(("held", "chunk"), [(1, 1), (7, 40), (23, 10_000)])
+def test_loss_and_gradients_are_those_of_cross_entropy_however_it_is_cut(
+    held: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POSITIONS_MIN", held)
+    monkeypatch.setattr(module, "POSITIONS_MAX", held)
+    monkeypatch.setattr(module, "LOGITS_PER_CHUNK_CPU", chunk)
+    torch.manual_seed(0)
+    leaves = [(5 * torch.randn(shape)).requires_grad_() for shape in ((23, 8), (13, 8), (13,))]
+    query, embedding, bias = leaves
+    target = torch.randint(13, (23,))
+    loss = functional.cross_entropy(query @ embedding.T + bias, target)
+    expected = [loss.detach(), *torch.autograd.grad(loss, leaves)]
+    found = full_softmax(query, embedding, bias, target, torch.float32)
+    torch.testing.assert_close(list(found), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_share_of_the_positions_has_its_share_of_the_loss() -> None:
+    torch.manual_seed(0)
+    query, embedding, bias, target = torch.randn(9, 8), torch.randn(13, 8), torch.randn(13), torch.randint(13, (9,))
+    whole = full_softmax(query, embedding, bias, target, torch.float32)
+    parts = [
+        full_softmax(query[part], embedding, bias, target[part], torch.float32, 9) for part in (slice(4), slice(4, 9))
+    ]
+    for name in ("loss", "embedding", "bias"):
+        torch.testing.assert_close(getattr(parts[0], name) + getattr(parts[1], name), getattr(whole, name))
+    torch.testing.assert_close(torch.cat((parts[0].query, parts[1].query)), whole.query)
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_bfloat16_products_stay_near_float32() -> None:
+    torch.manual_seed(0)
+    query, embedding, bias, target = torch.randn(64, 8), torch.randn(50, 8), torch.randn(50), torch.randint(50, (64,))
+    exact = full_softmax(query, embedding, bias, target, torch.float32)
+    torch.testing.assert_close(
+        full_softmax(query, embedding, bias, target, torch.bfloat16), exact, atol=0.02, rtol=0.02
+    )
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_logits_beyond_what_an_exponential_can_hold_are_no_trouble() -> None:
+    query, embedding = torch.tensor([[300.0]]), torch.tensor([[1.0], [-1.0], [0.99]])
+    found = full_softmax(query, embedding, torch.zeros(3), torch.tensor([2]), torch.float32)
+    torch.testing.assert_close(
+        found.loss, torch.tensor(3.0 + torch.tensor(-3.0).exp().log1p().item()), rtol=1e-4, atol=0
+    )
+
+
+def test_no_positions_have_no_loss() -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(ValueError, match="no positions"):
+        full_softmax(torch.zeros(0, 8), torch.zeros(5, 8), torch.zeros(5), none, torch.float32)

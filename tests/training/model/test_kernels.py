@@ -1,0 +1,62 @@
+"""How kernels are built; what they compute is proved beside the layers, the scan and the softmax."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.model import kernels
+from training.model.layers import Gelu
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is compiled yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kernels.library.cache_clear()
+    yield
+    kernels.library.cache_clear()
+
+
+@pytest.fixture
+def compiler() -> None:
+    if kernels.library() is None:
+        pytest.skip("no C++ compiler")
+    kernels.library.cache_clear()
+
+
+@pytest.mark.usefixtures("compiler")
+def test_kernels_are_compiled_once(tmp_path: Path) -> None:
+    (built,) = (tmp_path / "lrurec-stream").iterdir()
+    made = built.stat().st_mtime_ns
+    assert kernels.library() is not None
+    assert [path.stat().st_mtime_ns for path in built.parent.iterdir()] == [made]
+
+
+@pytest.mark.usefixtures("compiler")
+def test_another_source_is_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = tmp_path / "kernels.cpp"
+    changed.write_text(kernels.SOURCE.read_text() + "\n")
+    monkeypatch.setattr(kernels, "SOURCE", changed)
+    assert kernels.library() is not None
+    assert len(list((tmp_path / "lrurec-stream").iterdir())) == 2
+
+
+@pytest.mark.parametrize("command", ["/no/such/compiler", "false"])
+def test_a_commandthat_fails_leaves_pytorch_and_no_file(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", command)
+    assert kernels.library() is None
+    assert "training goes on without" in capsys.readouterr().out
+    assert list(tmp_path.rglob("*.so")) == []
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(Gelu(0.0)(x), torch.nn.functional.gelu(x))
+
+
+def test_without_a_commandtraining_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert kernels.library() is None
+    assert not kernels.suit(torch.zeros(1))

@@ -1,0 +1,51 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from training.model.lrurec import LRURec, Shape
+from training.model.packing import pack
+from training.model.step_graph import GraphMismatch, check_step, export_step
+from training.release.probes import fold, load_step
+
+
+@pytest.fixture(scope="module")
+def model() -> LRURec:
+    torch.manual_seed(0)
+    return LRURec(Shape(items=30)).eval()
+
+
+@pytest.fixture(scope="module")
+def graph(model: LRURec) -> bytes:
+    return export_step(model)
+
+
+@torch.no_grad()
+def test_stepping_the_graph_over_histories_gives_the_queries_of_the_scan(model: LRURec, graph: bytes) -> None:
+    rows = np.array([[4, 9, 4, 29, 0], [7, -1, -1, -1, -1], [1, 2, 3, -1, -1]], dtype=np.int32)
+    lengths = (rows >= 0).sum(1)
+    packing = pack(lengths)
+    items = torch.from_numpy(rows[packing.order[packing.lane], packing.time].astype(np.int64))
+    query, _ = model(model.embedding(items), packing=packing)
+    expected = np.zeros((3, 64), dtype=np.float32)
+    expected[packing.order] = query[packing.last].numpy()
+    got = fold(load_step(graph), model.embedding.weight.numpy(), rows, model.shape.state)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_the_graph_has_the_names_and_the_shapes_of_the_contract(graph: bytes) -> None:
+    session = load_step(graph)
+    assert [(i.name, i.shape) for i in session.get_inputs()] == [("state", ["B", 512]), ("x", ["B", 64])]
+    assert [(o.name, o.shape) for o in session.get_outputs()] == [("next_state", ["B", 512]), ("query", ["B", 64])]
+
+
+def test_a_graph_of_other_weights_is_refused(model: LRURec, graph: bytes) -> None:
+    torch.manual_seed(1)
+    other = LRURec(model.shape).eval()
+    with pytest.raises(GraphMismatch, match="differs by"):
+        check_step(graph, other)
+
+
+def test_the_graph_says_nothing_of_the_machine_that_exported_it(graph: bytes) -> None:
+    assert b"step_graph.py" not in graph
+    assert not onnx.load_from_string(graph).metadata_props

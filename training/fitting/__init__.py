@@ -1,0 +1,1 @@
+"""How a model is fitted: recipe, steps, checkpoints, several processes, evaluation."""

@@ -1,0 +1,1 @@
+"""LRURec and the arithmetic that it is made of, forward and backward."""
