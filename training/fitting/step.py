@@ -52,7 +52,7 @@ def backward(model: SequenceModel, batch: Batch, device: Device) -> float:
     if len(shares) == 1:
         gradients = [_of_share(model, shares[0], device)]
     else:
-        working = [_threads(len(shares)).submit(_of_share, model, share, device) for share in shares]
+        working = [_threads(len(shares)).submit(_alone, model, share, device) for share in shares]
         gradients = [share.result() for share in working]
     for parameter, *parts in zip(
         (model.embedding.weight, model.bias, *_others(model)),
@@ -84,7 +84,13 @@ def _shares(batch: Batch, count: int) -> list[_Share]:
 @cache
 def _threads(count: int) -> ThreadPoolExecutor:
     """Threads in each of which torch computes by itself."""
-    return ThreadPoolExecutor(count, "share", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(count, "share")
+
+
+def _alone(model: SequenceModel, share: _Share, device: Device) -> _Gradient:
+    # Again for every share: a thread's first operation takes over what any thread has set last.
+    torch.set_num_threads(1)
+    return _of_share(model, share, device)
 
 
 def _of_share(model: SequenceModel, share: _Share, device: Device) -> _Gradient:
