@@ -52,6 +52,8 @@ class Advanced(NamedTuple):
     """events dropped because their event id is among the user's last ones"""
     replayed: int
     """events that were applied before"""
+    late: int
+    """of those applied, events that are older than the one applied before them"""
     changed: bool
     """whether the record is new and must be kept"""
     forgotten: bool
@@ -83,7 +85,7 @@ def advance(
     segments: list[Segment] = []
     marks: list[int] = []
     owed: list[Owed] = []
-    applied = repeated = replayed = 0
+    applied = repeated = replayed = late = 0
     event_id: str | None = None  # of the last applied event
     forgotten = False
     limit = window + window // 2
@@ -113,6 +115,8 @@ def advance(
                 segments.append(Segment(before, folded, state, query, marks))
             items, times, kinds = items[-8 * window :], times[-4 * window :], kinds[-window:]
             folded, state, query, marks = 0, b"", b"", []
+        if timestamp_ms < last_time_ms and not flags:  # the time of a wish to be forgotten is no event's
+            late += 1
         last_offset, last_time_ms, event_id, flags = offset, timestamp_ms, change_event_id, 0
         events += 1
         applied += 1
@@ -133,6 +137,7 @@ def advance(
         applied,
         repeated,
         replayed,
+        late,
         last_offset != record.last_offset or rebase,
         forgotten,
     )

@@ -81,6 +81,8 @@ class Counters:
     """events that came again after they were applied"""
     repeated: int = 0
     """events dropped because their event id was known"""
+    late: int = 0
+    """events applied after a newer one of their user, in the order of the log"""
     dead_letters: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
     """by reason"""
     rebased: int = 0

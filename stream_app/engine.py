@@ -324,6 +324,7 @@ class Engine:
                 counters.events += user.advanced.applied
                 counters.repeated += user.advanced.repeated
                 counters.replayed += user.advanced.replayed
+                counters.late += user.advanced.late
 
     def _measure_latency(self, batches: Mapping[int, Sequence[Record]]) -> None:
         if self._model is not None:

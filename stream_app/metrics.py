@@ -60,6 +60,7 @@ class WorkerMetrics(Collector):
         yield _counter("lists", "Lists sent and acknowledged.", counters.lists)
         yield _counter("replayed_events", "Events that came again after they were applied.", counters.replayed)
         yield _counter("repeated_events", "Events dropped because their event id was known.", counters.repeated)
+        yield _counter("late_events", "Events applied although a newer one of their user came first.", counters.late)
         yield _counter("expired_events", "Offsets that expired before they were read.", self._host.expired)
         letters = CounterMetricFamily(
             "recommender_dead_letters",

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from itertools import pairwise
+from random import Random
 
 import numpy as np
 import pytest
@@ -212,6 +213,35 @@ def test_emit_latest_owes_the_last_of_the_lists_and_folds_no_more_than_for_it(lo
     assert latest.owed == every.owed[-1:]
     assert latest.record == every.record
     assert len(latest.segments) == 1
+
+
+# events that come late
+
+
+@given(logs(), st.randoms(use_true_random=False))
+def test_events_are_applied_in_the_order_of_the_log_whatever_their_times(log: list[Change], random: Random):
+    times = [change.timestamp_ms for change in log]
+    random.shuffle(times)
+    shuffled = [change._replace(timestamp_ms=time_ms) for change, time_ms in zip(log, times, strict=True)]
+    advanced, plain = (advance(StateRecord(), changes, WINDOW, rebase=False) for changes in (shuffled, log))
+    assert (advanced.record.items, advanced.record.kinds) == (plain.record.items, plain.record.kinds)
+    assert plain.late == 0
+
+
+def test_an_event_is_late_when_it_is_older_than_the_one_before_it_also_over_rounds():
+    first = advance(StateRecord(), [event(5), event(6)._replace(timestamp_ms=4000)], WINDOW, rebase=False)
+    again = advance(first.record, [event(7)._replace(timestamp_ms=3000), event(8)], WINDOW, rebase=False)
+    assert (first.late, again.late) == (1, 1)
+
+
+def test_the_first_event_after_a_forgetting_is_not_late():
+    old = event(2)._replace(timestamp_ms=0)
+    assert advance(StateRecord(), [event(0), forget(1), old], WINDOW, rebase=False).late == 0
+
+
+def test_a_repeat_that_is_old_is_not_late():
+    repeat = event(2, 0, 1)._replace(timestamp_ms=0)
+    assert advance(StateRecord(), [event(0, 0, 1), event(1), repeat], WINDOW, rebase=False).late == 0
 
 
 # forgetting

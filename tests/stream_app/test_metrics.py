@@ -5,7 +5,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from schemas import event
 from schemas.artefact_store import ArtefactStore
+from stream_app.broker import Record
 from stream_app.champion import Champion
 from stream_app.engine import store_directory
 from stream_app.health import Health
@@ -93,6 +95,16 @@ def test_dead_letters_are_counted_by_the_field_that_was_wrong(scraped: Scraped):
     scraped.worker.work(50)
     counted = {name: v for name, v in scraped.samples().items() if "dead_letters_total" in name and v}
     assert counted == {"recommender_dead_letters_total reason=value": 1}
+
+
+def test_late_events_are_counted(scraped: Scraped):
+    scraped.worker.world.log[0] += [
+        Record(offset, b"u", event.encode(event.Event("u", "i0", time_ms)), 0)
+        for offset, time_ms in enumerate((5_000, 3_000, 4_000))
+    ]
+    scraped.worker.work(50)
+    samples = scraped.samples()
+    assert (samples["recommender_events_total"], samples["recommender_late_events_total"]) == (3, 1)
 
 
 def test_a_round_and_its_stages_are_timed(scraped: Scraped):
