@@ -12,6 +12,7 @@ from ops.bulk_import import Import
 from ops.console.command import Console
 from ops.demo import Demo
 from ops.distribution import Unavailable
+from ops.dlq import Dlq
 from ops.kafka import BrokerFailed, Kafka
 from ops.program import ProgramFailed
 from ops.replay import Replay
@@ -30,6 +31,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "watch": Watch,
     "console": Console,
     "reset": Reset,
+    "dlq": Dlq,
     "demo": Demo,
     "bench": Bench,
 }
