@@ -13,6 +13,7 @@ from ops.console.command import Console
 from ops.demo import Demo
 from ops.distribution import Unavailable
 from ops.dlq import Dlq
+from ops.forget import Forget
 from ops.kafka import BrokerFailed, Kafka
 from ops.program import ProgramFailed
 from ops.replay import Replay
@@ -32,6 +33,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "console": Console,
     "reset": Reset,
     "dlq": Dlq,
+    "forget": Forget,
     "demo": Demo,
     "bench": Bench,
 }
