@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ COMPILE_TIMEOUT_S: Final = 120.0
 
 NAMES: Final = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
+_building = threading.Lock()
 _log = structlog.get_logger()
 
 
@@ -68,15 +70,16 @@ def _built(compiler: str) -> Path:
     name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:20]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrurec-stream"
     path = folder / f"kernels-{name}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        command = [compiler, *options, str(SOURCE), "-o", str(unfinished)]
-        try:
-            _output(command)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    with _building:  # the shares of a first step ask at the same time
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(f".{os.getpid()}")
+            command = [compiler, *options, str(SOURCE), "-o", str(unfinished)]
+            try:
+                _output(command)
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
     return path
 
 

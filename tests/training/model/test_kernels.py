@@ -1,6 +1,8 @@
 """How kernels are built; what they compute is proved beside the layers, the scan and the softmax."""
 
+import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,19 @@ def test_kernels_are_compiled_once(tmp_path: Path) -> None:
     made = built.stat().st_mtime_ns
     assert kernels.library() is not None
     assert [path.stat().st_mtime_ns for path in built.parent.iterdir()] == [made]
+
+
+@pytest.mark.usefixtures("compiler")
+def test_threads_that_ask_at_the_same_time_share_one_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = next(filter(None, map(shutil.which, kernels.COMPILERS)))
+    noting, notes = tmp_path / "noting", tmp_path / "notes"
+    noting.write_text(f'#!/bin/sh\necho "$@" >> {notes}\nexec {real} "$@"\n')
+    noting.chmod(0o755)
+    monkeypatch.setenv("CXX", str(noting))
+    with ThreadPoolExecutor(4) as threads:
+        libraries = list(threads.map(lambda _: kernels.library(), range(4)))
+    assert None not in libraries
+    assert notes.read_text().count(" -o ") == 1
 
 
 @pytest.mark.usefixtures("compiler")
