@@ -70,8 +70,8 @@ class Checkpoint:
         return Phase(self, name)
 
     def remove(self) -> None:
-        """Forget everything, on the disk as well."""
-        self.offsets, self._phases = {}, {}
+        """Forget the phases, on the disk as well; `offsets` still say what is read now."""
+        self._phases = {}
         shutil.rmtree(self._directory, ignore_errors=True)
 
     @property
@@ -106,7 +106,20 @@ class Checkpoint:
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"{time.time_ns()}.safetensors"
         tensors = {f"{name}/{key}": tensor for name, at in self._phases.items() for key, tensor in at.tensors.items()}
-        save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
+        try:
+            self._put(path, {key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()})
+        except (OSError, SafetensorError):
+            path.unlink(missing_ok=True)  # or a full disk would get one more with each try
+            raise
+        _to_disk(self._directory)
+        for old in self._directory.glob("*.safetensors"):
+            if old != path:
+                old.unlink()
+        self._written = time.monotonic()
+
+    def _put(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        """Write both files, up to the rename that makes them the checkpoint."""
+        save_file(tensors, path)
         manifest = {
             "format": FORMAT,
             "file": path.name,
@@ -120,11 +133,6 @@ class Checkpoint:
         for written in (path, new):
             _to_disk(written)
         new.replace(self._directory / MANIFEST)
-        _to_disk(self._directory)
-        for old in self._directory.glob("*.safetensors"):
-            if old != path:
-                old.unlink()
-        self._written = time.monotonic()
 
 
 class Phase:

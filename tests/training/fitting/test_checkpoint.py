@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,27 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(tmp_path:
     with capture_logs() as logs:
         write(tmp_path / "file" / "kept", 1.0)
     assert [line["event"] for line in logs] == ["checkpoint cannot be written: training goes on"]
+
+
+def test_writes_that_fail_pile_up_nothing_on_a_full_disk(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_to_disk", full)
+        for value in (2.0, 3.0):
+            write(kept, value)
+    assert len(list(kept.glob("*.safetensors"))) == 1
+    saved = Checkpoint(kept, ALWAYS_S).phase("fit").saved
+    assert saved is not None
+    assert torch.equal(saved.tensors["model:bias"], torch.ones(9))
+
+
+def test_after_one_that_does_not_fit_the_next_still_says_up_to_where_the_log_was_read(kept: Path) -> None:
+    other = Checkpoint(kept, ALWAYS_S)
+    other.phase("fit").drop("of other data")
+    other.phase("fit").write(Snapshot({}, {}))
+    assert Checkpoint(kept, ALWAYS_S).offsets == {"0": 7}
 
 
 def test_it_is_due_after_its_seconds_and_never_with_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
