@@ -183,9 +183,9 @@ class Dlq(Report):
         letter = letters[-1]
         form = Form.of(self.event_fields, self.event_time_unit)
         try:
-            now = f"an event: {form.codec.decode(letter.value or b'', letter.key, letter.at_ms)}"
-            if letter.is_cut:
-                now = "cut: it cannot be sent again from here"
+            mended = mend(letter, form, form)
+            event = None if mended.value is None else form.codec.decode(mended.value, mended.key, letter.at_ms)
+            now = f"can be sent again: {event or f'forget {mended.key.decode()}'}"
         except Malformed as malformed:
             now = f"still wrong: {malformed}"
         retried = letter.identity in found.retried

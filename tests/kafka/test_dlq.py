@@ -92,9 +92,12 @@ def test_what_can_be_read_after_a_setting_is_corrected_is_applied_exactly_once(
         "user_id: must be a string, got None",
         "set event_fields",
         "7b 22 63 75",
-        "an event: Event(user_id='anna'",
+        "can be sent again: Event(",
     ):
         assert part in explained
+    assert "was cut when it was dead-lettered" in operator.prints(
+        "explain", next(o["origin"] for o in listed["letters"] if o["cut"])
+    )
     assert "has none from there" in operator.is_refused("explain", "0:999999")
 
     tried = operator.says("retry", SHOP, "--dry-run")
