@@ -26,6 +26,8 @@ from training.fitting.recipe import Recipe
 LEARNED: Final = 0.8
 ARRIVED: Final = 0.9
 """shares of the events: what the champion has learned, and what a retraining learns"""
+FEWEST: Final = 100
+"""events of a file: of fewer, a tenth says nothing"""
 NAMES: Final = "old champion", "full retraining", "fine-tuning"
 
 _log = structlog.get_logger()
@@ -48,6 +50,8 @@ class Starts(Report):
         logs.configure(self.log_level)
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         interactions = read_interactions(self.file)
+        if len(interactions) < FEWEST:
+            raise Refused(f"file: must have {FEWEST} events, {self.file} has {len(interactions)}")
         if len(set(interactions.timestamps_ms.tolist())) < len(interactions) / 100:
             raise Refused(f"file: must have real times, {self.file} has hardly any")
         runs = [

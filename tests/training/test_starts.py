@@ -25,3 +25,13 @@ def test_a_file_without_times_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     write(tmp_path / "walks.inter", timed=False)
     assert run_command("starts", Starts, [str(tmp_path / "walks.inter")]) == REFUSED
     assert "must have real times" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("events", [1, 2, 9])
+def test_a_file_too_short_to_be_split_is_refused(
+    events: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"u\ti{time}\t{time}\n" for time in range(events))
+    (tmp_path / "short.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + rows)
+    assert run_command("starts", Starts, [str(tmp_path / "short.inter")]) == REFUSED
+    assert f"must have 100 events, {tmp_path / 'short.inter'} has {events}" in capsys.readouterr().err
