@@ -137,7 +137,9 @@ class _Source:
             self.malformed += found.malformed
             self.tombstones += found.tombstones
             self._positions[partition] = (messages[-1].offset() or 0) + 1
-            self._tell((sum(self._positions.values()) - sum(self._begins.values())) / self._wanted)
+            told = sum(self._positions.values()) - sum(self._begins.values())
+            # a hole below the archive's end is read without having been counted
+            self._tell(min(1.0, max(0.0, told / max(1, self._wanted))))
         return pa.concat_tables(tables)
 
 

@@ -192,6 +192,21 @@ def test_a_log_that_ends_before_its_archive_is_refused(settings: Settings, archi
         read_interactions(settings, archive=archive)
 
 
+def test_a_file_that_was_removed_is_read_again_when_nothing_is_new(
+    settings: Settings, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.log.archive.WINDOW", 16)
+    send(settings, *ring())
+    whole = read_interactions(settings, archive=archive)
+    partition = max((0, 1), key=archive.end)
+    Path(archive.pieces(partition)[0].path).unlink()
+    shares: list[float] = []
+    again = read_interactions(settings, shares.append, archive)
+    assert_same(again.histories, whole.histories)
+    assert shares
+    assert all(0 <= share <= 1 for share in shares)
+
+
 def test_a_killed_reading_leaves_a_readable_archive_and_loses_nothing(settings: Settings, tmp_path: Path) -> None:
     send(settings, *(event for turn in range(20) for event in ring(since=turn)))
     archive = opened(settings, tmp_path)
