@@ -178,7 +178,7 @@ class Forget(Report):
         finally:
             reader.close()
         findings = {
-            "state": of_state(states[-1].value() if states else None, receipt.offset),
+            "state": of_state(states[-1].value() if states else None, receipt.offset, expired=low > receipt.offset),
             "lists": of_lists(lists[-1].value() if lists else None, receipt.offset),
             "archive": self._of_archive(archive, receipt),
             "training": self._of_training(low, high, receipt),
@@ -253,10 +253,13 @@ def digest(user_id: str) -> str:
     return user_digest(user_id).hex()
 
 
-def of_state(value: bytes | None, offset: int) -> Finding:
-    """Whether the changelog's last record of a user knows nothing from before the tombstone at `offset`."""
+def of_state(value: bytes | None, offset: int, *, expired: bool = False) -> Finding:
+    """Whether the changelog's last record of a user knows nothing from before the tombstone at `offset`.
+
+    A worker that has read the tombstone leaves a mark, so no record is right only if the log has `expired` up to there.
+    """
     if value is None:
-        return Finding(True, "there is none")
+        return Finding(expired, "there is none" if expired else "no mark: no worker has read the tombstone yet")
     record = state.decode(value)
     if record.last_offset < offset:
         return Finding(False, f"{record.events:,} events: no worker has read the tombstone yet")

@@ -17,7 +17,7 @@ OFFSET = 10
 @pytest.mark.parametrize(
     ("record", "gone"),
     [
-        (None, True),
+        (None, False),
         (StateRecord(last_offset=9, events=3), False),
         (StateRecord(last_offset=9, flags=FORGOTTEN), False),
         (StateRecord(last_offset=10, flags=FORGOTTEN), True),
@@ -26,6 +26,11 @@ OFFSET = 10
 )
 def test_a_state_is_gone_when_it_is_that_of_the_tombstone_or_younger(record: StateRecord | None, gone: bool):
     assert of_state(record and state.encode(record), OFFSET).gone is gone
+
+
+def test_no_state_is_gone_for_good_once_the_log_has_expired():
+    assert of_state(None, OFFSET, expired=True).gone
+    assert not of_state(state.encode(StateRecord(last_offset=9, events=3)), OFFSET, expired=True).gone
 
 
 @pytest.mark.parametrize(("offset", "gone"), [(None, True), (9, False), (11, True)])
