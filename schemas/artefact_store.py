@@ -58,6 +58,16 @@ class ArtefactStore:
         except (ImportError, ValueError) as error:
             raise Refused(f"artefact store {url} cannot be opened: {error}") from error
 
+    def require(self) -> None:
+        """See that artefacts can be kept here, before much work is done for one.
+
+        Raises:
+            Refused: there is a file of that name.
+            OSError: the store cannot be reached.
+        """
+        if self._fs.exists(self._root) and not self._fs.isdir(self._root):
+            raise Refused(f"artefact store {self.url} is a file, and must be a directory")
+
     def write(self, files: Mapping[str, bytes], manifest: Manifest) -> None:
         """Write an artefact, its manifest last; on any failure nothing of it stays behind.
 

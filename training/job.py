@@ -48,6 +48,7 @@ def retrain_once(run: Run) -> Manifest:
     prepare(run)
     began, device = time.monotonic(), find_device()
     store, publishes = ArtefactStore(run.artefact_store), run.publish and run.from_inter is None
+    store.require()
     if publishes:
         require_topic(run)
     checkpoint = Checkpoint(run.checkpoints / key_of(run.of_checkpoint), run.checkpoint_every)

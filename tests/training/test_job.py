@@ -99,6 +99,13 @@ def test_a_wrong_store_is_refused_before_anything_is_read(tmp_path: Path) -> Non
         retrain_once(run)
 
 
+def test_a_store_that_is_a_file_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("")
+    run = Run.model_validate({"from_inter": tmp_path / "missing.inter", "artefact_store": str(tmp_path / "store")})
+    with pytest.raises(Refused, match="store is a file, and must be a directory"):
+        retrain_once(run)
+
+
 def test_a_log_without_events_teaches_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     empty = Reading(HistoryBuilder().build(), offsets={}, records=5, malformed=3, repeated=0, forgotten=2)
     monkeypatch.setattr(job, "read_interactions", lambda *_given, **_named: empty)

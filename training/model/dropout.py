@@ -54,7 +54,7 @@ class Dropout(nn.Module):
             return x
         if x.is_cuda:
             return functional.dropout(x, self.rate)
-        dropped = round(256 * self.rate)
+        dropped = min(round(256 * self.rate), 255)
         draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64)
         draws.random_(torch.iinfo(torch.int64).min, None, generator=_source.generator)
         keep = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped

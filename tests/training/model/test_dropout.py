@@ -31,6 +31,13 @@ def test_evaluation_and_rate_zero_change_nothing() -> None:
     assert Dropout(0)(x) is x
 
 
+def test_a_rate_near_one_leaves_something_finite() -> None:
+    torch.manual_seed(0)
+    y = Dropout(0.999)(torch.ones(10_000))
+    assert y.isfinite().all()
+    assert 0 < (y != 0).float().mean() < 0.01
+
+
 @pytest.mark.parametrize("rate", [-0.1, 1.0])
 def test_a_rate_that_is_no_probability_of_staying_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="dropout rate"):

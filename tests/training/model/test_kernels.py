@@ -59,7 +59,7 @@ def test_another_source_is_another_library(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("command", ["/no/such/compiler", "false"])
-def test_a_commandthat_fails_leaves_pytorch_and_no_file(
+def test_a_compiler_that_fails_leaves_pytorch_and_no_file(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CXX", command)
@@ -70,7 +70,7 @@ def test_a_commandthat_fails_leaves_pytorch_and_no_file(
     torch.testing.assert_close(Gelu(0.0)(x), torch.nn.functional.gelu(x))
 
 
-def test_without_a_commandtraining_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "")
     assert kernels.library() is None
