@@ -70,10 +70,10 @@ class Reproduce(Report):
             self._line("the paper", paper)
         ours = means["lrurec"]
         rival = means.get("sasrec")
-        told: dict[str, Any] = {**ours.metrics, "minutes": round(ours.minutes, 2), "paper": paper}
+        told: dict[str, Any] = {**ours.metrics, "minutes": round(ours.minutes, 4), "paper": paper}
         told |= {"seeds": self.seeds, "validation": ours.validation, "recipe": asdict(job.recipe("lrurec"))}
         if rival:
-            told["sasrec"] = {**rival.metrics, "minutes": round(rival.minutes, 2)}
+            told["sasrec"] = {**rival.metrics, "minutes": round(rival.minutes, 4)}
         if self.as_json:
             self.report("", **told)
         return DONE
