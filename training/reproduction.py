@@ -96,8 +96,7 @@ class Reproduction:
     def _model(self, kind: Kind, recipe: Recipe) -> SequenceModel:
         items = len(self._histories.item_ids)
         if kind == "sasrec":
-            # the longest lane of an evaluation: a window, and half of one of events that are predicted
-            return SASRec(SASRecShape(items, recipe.window + recipe.window // 2), recipe.dropout)
+            return SASRec(SASRecShape(items, recipe.window), recipe.dropout)
         return LRURec(Shape(items), recipe.dropout)
 
 

@@ -15,7 +15,7 @@ from training.model import kernels
 
 HELD = 2**25
 POSITIONS_MIN, POSITIONS_MAX = 128, 512
-"""Probabilities that are held at a time, and of how many positions: fewer would read the items too often."""
+"""Probabilities that are held at a time on a CPU, and of how many positions: fewer would read the items too often."""
 LOGITS_PER_CHUNK_CPU = 2**20
 LOGITS_PER_CHUNK_GPU = 2**27
 
@@ -55,7 +55,10 @@ def full_softmax(
     queries, items = query.to(dtype), embedding.to(dtype)
     sums = query.new_zeros(query.shape[1] + 1, len(items))  # [D + 1, N], the last row for the bias
     grad_query, normaliser = torch.empty_like(query), query.new_empty(len(query))
-    held = min(max(HELD // len(items), POSITIONS_MIN), POSITIONS_MAX)
+    if query.is_cuda:  # few, large operations: a launch costs more than a visit to memory
+        held = max(LOGITS_PER_CHUNK_GPU // len(items), POSITIONS_MIN)
+    else:
+        held = min(max(HELD // len(items), POSITIONS_MIN), POSITIONS_MAX)
     for chunk in (slice(begin, begin + held) for begin in range(0, len(query), held)):
         grad_query[chunk], normaliser[chunk] = _chunk(queries[chunk], items, bias, sums)
     # What the targets themselves add stays exact: it never meets the probabilities.

@@ -52,7 +52,7 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where there is no compiler or it fails."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
-        _log.info("no C++ compiler: training goes on without compiled kernels, at about half the speed")
+        _log.info("no C++ compiler: training goes on without compiled kernels, slower")
         return None
     try:
         return ctypes.CDLL(str(_built(compiler)))
