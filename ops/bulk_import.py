@@ -64,7 +64,7 @@ class Import(Source):
         interactions, skipped = self.read(path)
         titles = items_beside(path)
         items = read_items(titles) if titles else {}
-        with admin(self.broker) as client:
+        with admin(self, "producer") as client:
             require(client, self.interactions, *([self.items] if items else []))
         import_items(self, items)
         imported = import_interactions(self, interactions, show=sys.stderr.isatty())

@@ -89,7 +89,7 @@ class Forget(Report):
             KafkaException: the cluster cannot be reached.
             Malformed: a file of the archive is damaged.
         """
-        with admin(self.broker) as client:
+        with admin(self, "forget") as client:
             require(client, self.interactions, self.recommendations, self.changelog, self.dead_letters)
         try:
             return self._verify() if self.verify else self._forget()

@@ -31,7 +31,6 @@ _SETTINGS: Final = {
     "process.roles": "broker,controller",
     "node.id": str(_NODE),
     "controller.listener.names": "CONTROLLER",
-    "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "inter.broker.listener.name": "CLIENT",
     "auto.create.topics.enable": "false",
     "group.initial.rebalance.delay.ms": "0",
@@ -89,6 +88,7 @@ class LocalKafka:
         data_dir: the broker's files; None for a temporary directory that goes when the context ends.
         port: for clients; None or 0 for a free one.
         settings: broker settings, over the ones that make one small node, by Kafka's names.
+        listeners: more ways in by name, each with its security protocol; `addresses` has where they are.
         start_timeout_s: how long `start` waits for an answer.
     """
 
@@ -98,6 +98,7 @@ class LocalKafka:
         port: int | None = None,
         *,
         settings: Mapping[str, str] | None = None,
+        listeners: Mapping[str, str] | None = None,
         start_timeout_s: float = 60.0,
     ) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="kafka-") if data_dir is None else None
@@ -105,6 +106,8 @@ class LocalKafka:
         self.port = port or free_port()
         self._controller_port = free_port()
         self._settings = dict(settings or {})
+        self._protocols = dict(listeners or {})
+        self.addresses = {name: f"{HOST}:{free_port()}" for name in self._protocols}
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._recording: Path | None = None
@@ -172,6 +175,11 @@ class LocalKafka:
             self._process.kill()
             self._reap()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send the broker a signal, e.g. SIGSTOP, after which it answers nobody until SIGCONT."""
+        assert self._process is not None, "not started"
+        self._process.send_signal(number)
+
     def wait(self) -> int:
         """Wait for the broker's end and return its exit status."""
         return self._process.wait() if self._process else 0
@@ -197,10 +205,13 @@ class LocalKafka:
         return self.data_dir / "log"
 
     def _write_properties(self) -> Path:
+        clients = ",".join([f"CLIENT://{self.bootstrap}", *(f"{name}://{at}" for name, at in self.addresses.items())])
+        protocols = ["CLIENT:PLAINTEXT", "CONTROLLER:PLAINTEXT", *map(":".join, self._protocols.items())]
         settings = {
             **_SETTINGS,
-            "listeners": f"CLIENT://{self.bootstrap},CONTROLLER://{HOST}:{self._controller_port}",
-            "advertised.listeners": f"CLIENT://{self.bootstrap}",
+            "listeners": f"{clients},CONTROLLER://{HOST}:{self._controller_port}",
+            "advertised.listeners": clients,
+            "listener.security.protocol.map": ",".join(protocols),
             # static voters, so that ports may change from one run on the data to the next
             "controller.quorum.voters": f"{_NODE}@{HOST}:{self._controller_port}",
             "log.dirs": str(self._log_dir),

@@ -62,7 +62,7 @@ class Replay(Source):
     def run(self) -> int:
         """Replay and report."""
         interactions, skipped = self.read(self.path())
-        with admin(self.broker) as client:
+        with admin(self, "producer") as client:
             require(client, self.interactions)
         console = Console(stderr=True, quiet=not sys.stderr.isatty())
         events = track(interactions.events(), "replaying", len(interactions), console=console, transient=True)

@@ -34,7 +34,7 @@ class Reset(Report):
 
     def run(self) -> int:
         """Check, say, and do it if so wished."""
-        with admin(self.broker) as client:
+        with admin(self, "reset") as client:
             require(client, self.interactions)
             check(client, [topic for topic in topics(self) if topic.name != self.changelog])
             refuse_members(self)

@@ -3,12 +3,15 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+from confluent_kafka import KafkaException
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource
 from kafka.errors import KafkaTimeoutError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
+from schemas.admission import admit, reach
+from schemas.kafka import python_client_config
 from schemas.report import Report
-from schemas.settings import DONE, Refused
+from schemas.settings import DONE, Refused, Settings
 from schemas.topics import Topic, topics
 
 _TIMEOUT_S: Final = 10.0
@@ -19,16 +22,25 @@ class Unreachable(Exception):
     """No broker answered; the message is one line that names the address."""
 
 
-def admin(broker: str) -> KafkaAdminClient:
+def admin(cluster: Settings | str, process: str = "") -> KafkaAdminClient:
     """An administration client, connected; a context manager.
 
+    Args:
+        cluster: the settings, or just the address of a broker that lets everyone do everything.
+        process: see first that the cluster lets us do all that this process must; see `schemas.access`.
+
     Raises:
+        Refused: it does not let us in, or do all that.
         Unreachable: no broker answered within 10 s.
     """
+    settings = Settings.model_construct(broker=cluster) if isinstance(cluster, str) else cluster
     try:
-        return KafkaAdminClient(bootstrap_servers=broker.split(","), bootstrap_timeout_ms=1000 * _TIMEOUT_S)
+        admit(settings, process, _TIMEOUT_S) if process else reach(settings, _TIMEOUT_S)
+        return KafkaAdminClient(**python_client_config(settings), bootstrap_timeout_ms=1000 * _TIMEOUT_S)
+    except KafkaException as error:
+        raise Unreachable(f"{error.args[0].str()}, within {_TIMEOUT_S:g} s") from None
     except KafkaTimeoutError:
-        raise Unreachable(f"no Kafka answers at {broker} (setting broker) within {_TIMEOUT_S:g} s") from None
+        raise Unreachable(f"no Kafka answers at {settings.broker} within {_TIMEOUT_S:g} s") from None
 
 
 def create(client: KafkaAdminClient, wanted: Iterable[Topic], replication: int = 1) -> list[Topic]:
@@ -110,7 +122,7 @@ class Topics(Report):
     def run(self) -> int:
         """Create and check; one line per topic."""
         wanted = topics(self)
-        with admin(self.broker) as client:
+        with admin(self, "topics") as client:
             created = create(client, wanted, self.replication)
         width = max(len(topic.name) for topic in wanted)
         self.report(

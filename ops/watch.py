@@ -63,7 +63,7 @@ class Watch(Command):
 
     def run(self) -> int:
         """Print lists until Ctrl-C."""
-        with admin(self.broker) as client:
+        with admin(self, "reader") as client:
             require(client, self.recommendations, self.items)
         titles = read_titles(self)
         with suppress(KeyboardInterrupt):

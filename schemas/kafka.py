@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from schemas.cluster import Cluster
 from schemas.settings import Settings
 
 TIMEOUT_S: Final = 30.0
@@ -20,10 +21,40 @@ class TopicDescription(NamedTuple):
     partitions: int
 
 
-def client_config(settings: Settings) -> dict[str, Any]:
-    """What every confluent-kafka client needs to reach the cluster."""
+def client_config(settings: Cluster) -> dict[str, Any]:
+    """What every confluent-kafka client needs to get into the cluster."""
     # what goes wrong is raised; the library's own lines on stderr, 20 a second in an outage, would say it again
-    return {"bootstrap.servers": settings.broker, "reconnect.backoff.max.ms": 1000, "log_level": 2}
+    config = {"bootstrap.servers": settings.broker, "reconnect.backoff.max.ms": 1000, "log_level": 2}
+    config["security.protocol"] = settings.security_protocol
+    if settings.has_password:
+        config["sasl.mechanism"] = settings.sasl_mechanism
+        config["sasl.username"] = settings.sasl_username
+        config["sasl.password"] = settings.password
+    if settings.has_tls:
+        config["ssl.endpoint.identification.algorithm"] = "https" if settings.ssl_check_hostname else "none"
+        files = {
+            "ssl.ca.location": settings.ssl_ca_file,
+            "ssl.certificate.location": settings.ssl_certificate_file,
+            "ssl.key.location": settings.ssl_key_file,
+            "ssl.key.password": settings.key_password,
+        }
+        config |= {name: given for name, given in files.items() if given}
+    return config
+
+
+def python_client_config(settings: Cluster) -> dict[str, Any]:
+    """The same for the clients in pure Python, aiokafka and kafka-python, under the names that both have for it."""
+    config: dict[str, Any] = {
+        "bootstrap_servers": settings.broker.split(","),
+        "security_protocol": settings.security_protocol.upper(),
+    }
+    if settings.has_password:
+        config["sasl_mechanism"] = settings.sasl_mechanism
+        config["sasl_plain_username"] = settings.sasl_username
+        config["sasl_plain_password"] = settings.password
+    if settings.has_tls:
+        config["ssl_context"] = settings.ssl_context()
+    return config
 
 
 def producer_config(settings: Settings) -> dict[str, Any]:

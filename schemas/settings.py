@@ -7,12 +7,13 @@ the environment (`RECOMMENDER_*`), then from a `.env` file, then from their defa
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import SettingsConfigDict, SettingsError
 
+from schemas.cluster import Cluster
 from schemas.field_mapping import Codec, FieldMapping, TimeUnit
 
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -25,7 +26,7 @@ class Refused(Exception):
     """A command must not go on; the message is one line that names what is wrong and what mends it."""
 
 
-class Settings(BaseSettings):
+class Settings(Cluster):
     """What producers, workers, training and operator tools must agree on."""
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
@@ -38,9 +39,9 @@ class Settings(BaseSettings):
         cli_avoid_json=True,
         cli_show_env_vars=True,
         cli_exit_on_error=False,
+        hide_input_in_errors=True,  # it may be a password
     )
 
-    broker: str = Field("localhost:9092", min_length=1, description="Kafka bootstrap servers, host:port[,host:port]")
     app: TopicName = Field("recommender", description="consumer group, and prefix of the changelog topic")
     partitions: int = Field(16, ge=1, le=10_000, description="partitions of the topics that hold users")
     replication: int = Field(1, ge=1, le=10, description="copies of each partition; 3 on a real cluster")
@@ -83,9 +84,10 @@ class Settings(BaseSettings):
         return text
 
     def environment(self) -> dict[str, str]:
-        """All settings as a child process reads them from its environment; None is left out."""
+        """All settings, with secrets, as a child process reads them from its environment; None is left out."""
         prefix = self.model_config["env_prefix"]
         values = self.model_dump(mode="json", exclude_none=True)
+        values |= {name: value.get_secret_value() for name, value in self if isinstance(value, SecretStr)}
         return {
             f"{prefix}{name}".upper(): value if isinstance(value, str) else json.dumps(value)
             for name, value in values.items()
@@ -119,6 +121,11 @@ def run(program: str, commands: Mapping[str, type[Command]], arguments: Sequence
 
 def run_command(program: str, command: type[Command], arguments: Sequence[str]) -> int:
     """Parse `arguments` into `command` and run it; see `run`."""
+    if shown := _SECRET_OPTIONS & {argument.partition("=")[0] for argument in arguments}:
+        names = ", ".join(sorted(shown))
+        told = "others on this machine can read a command line: set it in the environment, .env or a file"
+        print(f"{program}: {names}: {told}", file=sys.stderr)
+        return REFUSED
     try:
         parsed = command(_cli_parse_args=list(arguments), _cli_prog_name=program)
     except ValidationError as error:
@@ -136,6 +143,11 @@ def run_command(program: str, command: type[Command], arguments: Sequence[str]) 
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
+
+
+_SECRET_OPTIONS: Final = {
+    f"--{name.replace('_', '-')}" for name, field in Cluster.model_fields.items() if field.annotation is SecretStr
+}
 
 
 def _told(problem: ErrorDetails) -> str:

@@ -18,6 +18,7 @@ import faust
 import structlog
 from faust.cli.faust import cli
 from faust.types import TP
+from faust.types.auth import CredentialsT
 from mode import CrashingSupervisor
 
 from schemas.settings import FAILED, Refused
@@ -248,6 +249,7 @@ def _app(settings: WorkerSettings) -> faust.App:
     return faust.App(
         settings.app,
         broker=[f"{SCHEME}://{address}" for address in settings.broker.split(",")],
+        broker_credentials=_credentials(settings),
         consumer_group_instance_id=settings.worker_id,  # static member: its partitions wait for it to come back
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=_FETCH_BYTES,
@@ -269,6 +271,18 @@ def _app(settings: WorkerSettings) -> faust.App:
         TableManager=NoTables,
         Worker=_Process,
     )
+
+
+def _credentials(settings: WorkerSettings) -> CredentialsT | None:
+    context = settings.ssl_context() if settings.has_tls else None
+    if settings.has_password:
+        return faust.SASLCredentials(
+            username=settings.sasl_username,
+            password=settings.password,
+            ssl_context=context,
+            mechanism=settings.sasl_mechanism,
+        )
+    return faust.SSLCredentials(context) if context else None
 
 
 class _Process(faust.Worker):

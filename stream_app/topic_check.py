@@ -1,13 +1,12 @@
-"""What must hold before a worker starts: a broker answers, and the topics are as the settings say."""
+"""What must hold before a worker starts: a broker answers and lets it in, and the topics are as the settings say."""
 
 import time
 from typing import Final
 
 import structlog
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
-from schemas.kafka import client_config
+from schemas.admission import admit
 from schemas.settings import Refused, Settings
 from schemas.topics import topics
 
@@ -21,12 +20,12 @@ def await_topics(settings: Settings) -> None:
     """Wait until a broker answers, and check the topics' partition counts.
 
     Raises:
-        Refused: a topic is missing or has another partition count; the message names the command that mends it.
+        Refused: the cluster does not let the worker in, or do what it must; or a topic is missing or has another
+            partition count. The message names what mends it.
     """
-    client = AdminClient(client_config(settings) | {"log_level": 0})  # librdkafka logs every failed connection
     while True:
         try:
-            found = client.list_topics(timeout=_ATTEMPT_S).topics
+            found = admit(settings, "worker", _ATTEMPT_S).topics
             break
         except KafkaException as error:
             _log.warning("no broker answers, trying again", broker=settings.broker, error=error.args[0].str())

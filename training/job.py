@@ -7,6 +7,7 @@ from functools import partial
 import structlog
 import torch
 
+from schemas.admission import admit
 from schemas.artefact import Manifest
 from schemas.artefact_store import ArtefactStore
 from training.fitting import distributed, warm_start
@@ -39,7 +40,8 @@ def retrain_once(run: Run) -> Manifest:
     """One retraining as `run` says: the model is in the store and, if so wished, announced.
 
     Raises:
-        Refused: the file to train on cannot be read, there is no such store, or no topic to announce the model on.
+        Refused: the file to train on cannot be read, there is no such store, no topic to announce the model on, or
+            the cluster does not let us.
         NothingToLearn: there are no events, or no user has two.
         KafkaException: the broker cannot be reached, or a topic does not exist.
         OSError: the store cannot be written.
@@ -51,6 +53,8 @@ def retrain_once(run: Run) -> Manifest:
     store.require()
     if publishes:
         require_topic(run)
+    if run.from_inter is None:
+        admit(run, "training")
     checkpoint = Checkpoint(run.checkpoints / key_of(run.of_checkpoint), run.checkpoint_every)
     if run.from_inter:
         reading = read_file(run.from_inter)

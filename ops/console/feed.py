@@ -15,6 +15,7 @@ from ops.console.lag import Lag
 from ops.console.traffic import Traffic
 from ops.live import LiveEvent, Received
 from schemas import event, item, recommendation
+from schemas.admission import admit
 from schemas.artefact import CHAMPION, decode_manifest
 from schemas.kafka import consumer_config, describe_topics, watermarks
 from schemas.malformed import Malformed
@@ -56,7 +57,7 @@ class Feed:
         self._early: defaultdict[int, deque[tuple[Received, bool]]] = defaultdict(deque)
         """lists whose events have not been read yet, by partition, and whether each is live"""
         self.failure: BaseException | None = None
-        """what ended the thread, and with SIGTERM the process, though it should not"""
+        """what ended the thread, and with it the process: the cluster does not let us in, or what should not happen"""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
 
@@ -81,6 +82,7 @@ class Feed:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _follow(self) -> None:
+        admit(self._settings, "console")
         consumer = Consumer(consumer_config(self._settings) | _CONSUMER)
         try:
             lag = self._begin(consumer)

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
+from schemas.admission import admit
 from schemas.artefact import CHAMPION, Manifest, decode_manifest, encode_manifest
 from schemas.artefact_store import Announcement, ArtefactStore
-from schemas.kafka import TIMEOUT_S, consumer_config, describe_topics, end_offsets, producer_config, read_topic
+from schemas.kafka import TIMEOUT_S, describe_topics, end_offsets, producer_config, read_topic
 from schemas.malformed import Malformed
 from schemas.settings import Refused, Settings
 
@@ -69,12 +70,13 @@ def announce(settings: Settings, store: ArtefactStore, manifest: Manifest, by: s
 
 
 def require_topic(settings: Settings) -> None:
-    """See that there is a topic to announce on.
+    """See that there is a topic to announce on, and that we may.
 
     Raises:
-        Refused: there is none.
+        Refused: there is none, or the cluster does not let us.
         KafkaException: the cluster cannot be reached.
     """
+    admit(settings, "promote")
     try:
         describe_topics(settings, [settings.models])
     except KafkaException as error:
@@ -87,18 +89,12 @@ def announced(settings: Settings) -> list[Announced]:
     """The champions that the topic `models` still holds, oldest first; none if there is no such topic.
 
     Raises:
+        Refused: the cluster does not let us.
         KafkaException: the cluster cannot be reached.
         TimeoutError: the topic stopped giving records.
     """
-    consumer = Consumer(consumer_config(settings))
-    try:
-        topic = consumer.list_topics(settings.models, ANSWER_S).topics[settings.models]
-    finally:
-        consumer.close()
-    if topic.error:
-        if topic.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return []
-        raise KafkaException(topic.error)
+    if settings.models not in admit(settings, "promote", ANSWER_S).topics:
+        return []
     found: list[Announced] = []
     for _, messages in read_topic(settings, settings.models, end_offsets(settings, settings.models)):
         for message in messages:

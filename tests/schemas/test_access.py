@@ -1,0 +1,37 @@
+"""The access control list as data; tests/kafka/test_security.py grants it and nothing more."""
+
+import pytest
+
+from schemas.access import PROCESSES, access
+from schemas.settings import Settings
+from schemas.topics import topics
+
+SETTINGS = Settings(_env_file=None, app="shop", interactions="clicks")
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_each_process_needs_named_resources_each_once(process: str):
+    needed = access(SETTINGS, process)
+    places = [(one.resource, one.name) for one in needed]
+    assert len(places) == len(set(places))
+    assert all(one.operations for one in needed)
+    known = {topic.name for topic in topics(SETTINGS)} | {"shop", "shop-reader", "shop-dlq"}
+    assert {one.name for one in needed} <= known
+
+
+def test_only_what_makes_topics_may_make_or_delete_any():
+    may = {process: {op for one in access(SETTINGS, process) for op in one.operations} for process in PROCESSES}
+    assert {process for process, operations in may.items() if operations & {"CREATE", "DELETE"}} == {"topics", "reset"}
+
+
+def test_nobody_but_a_worker_writes_states_and_lists():
+    written = {
+        process: {one.name for one in access(SETTINGS, process) if "WRITE" in one.operations} for process in PROCESSES
+    }
+    of_workers = {SETTINGS.changelog, SETTINGS.recommendations}
+    assert {process for process, names in written.items() if names & of_workers} == {"worker"}
+
+
+def test_an_unknown_process_is_named():
+    with pytest.raises(ValueError, match="no process 'cleaner', there are: worker, "):
+        access(SETTINGS, "cleaner")
