@@ -9,6 +9,7 @@ from kafka.errors import KafkaError
 
 from ops.bench import Bench
 from ops.bulk_import import Import
+from ops.chaos.command import Chaos
 from ops.console.command import Console
 from ops.demo import Demo
 from ops.distribution import Unavailable
@@ -36,6 +37,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "forget": Forget,
     "demo": Demo,
     "bench": Bench,
+    "chaos": Chaos,
 }
 
 

@@ -66,8 +66,17 @@ def audit(settings: Settings, window: int, covered_from: Mapping[int, int] | Non
     Raises:
         KafkaException, TimeoutError: a topic cannot be read.
     """
-    users = read_users(settings)
-    records, last_lists = read_states(settings), read_lists(settings)
+    return compare(read_users(settings), read_states(settings), read_lists(settings), window, covered_from)
+
+
+def compare(
+    users: Mapping[bytes, User],
+    records: Mapping[bytes, StateRecord],
+    last_lists: Mapping[bytes, Recommendation],
+    window: int,
+    covered_from: Mapping[int, int] | None = None,
+) -> Audit:
+    """Hold records and lists against the users that the log has; see `audit`."""
     lost = applied_twice = uncovered = wrong = 0
     for key, user in users.items():
         record = records.get(key, StateRecord())
@@ -82,8 +91,14 @@ def audit(settings: Settings, window: int, covered_from: Mapping[int, int] | Non
     return Audit(events, len(users), lost, applied_twice, uncovered, wrong)
 
 
-def read_users(settings: Settings) -> dict[bytes, User]:
-    """All users by their key, as the topic `interactions` has them."""
+def read_users(settings: Settings, unreadable: set[tuple[int, int]] | None = None) -> dict[bytes, User]:
+    """All users by their key, as the topic `interactions` has them.
+
+    Args:
+        settings: name the broker and the topic.
+        unreadable: receives partition and offset of each record that is a dead letter.
+    """
+    aside = set() if unreadable is None else unreadable
     users: dict[bytes, User] = {}
     decode = settings.event_codec.decode
     for partition, offset, key, value in _read(settings, settings.interactions):
@@ -91,6 +106,7 @@ def read_users(settings: Settings) -> dict[bytes, User]:
             event.decode_key(key)
             decoded = None if value is None else decode(value, key, 0)
         except Malformed:
+            aside.add((partition, offset))
             continue
         if decoded is None:
             users[key] = User(partition, offset)

@@ -69,6 +69,28 @@ class Program:
         """Whether it has not ended."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Exit status; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, which also ends a program that a signal has stopped."""
+        self.send(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
     def stop(self) -> int:
         """SIGTERM, SIGKILL if it does not end in time; the exit status."""
         assert self._process is not None
