@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from training.rivals.workload import Workload
 
 _GPU_LENGTH, _GPU_WINDOWS = 200, 1024
+_QUIET: Final = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""PyTorch's profiler tells that it starts, and of memory that is older than itself, in lines of its own"""
 _HEAD: Final = (
     "                            milliseconds, median       MiB at the peak       ours is faster than",
     "length     events filled  authors   SASRec    ours  authors   SASRec    ours     authors  SASRec",
@@ -38,7 +40,7 @@ class Bench(Report):
     tokens: int = Field(25_600, ge=1, description="events of a step, without padding, at every length")
     runs: int = Field(5, ge=2, description="steps of each, in turn; the median counts")
     budget_s: float = Field(30.0, gt=0, description="who has taken this long at a length makes no more than 2 steps")
-    memory: bool = Field(True, description="measure peak memory too, of each in a process of its own")
+    memory: bool = Field(True, description="count peak memory too, of one more step of each")
     threads: int = Field(os.cpu_count() or 1, ge=1, description="threads of a training on a CPU")
 
     def run(self) -> int:
@@ -47,7 +49,9 @@ class Bench(Report):
         Raises:
             Refused: the file cannot be read, or no user has two events.
         """
-        # imported only now, so that --help and a wrong setting answer at once
+        for name, level in _QUIET.items():
+            os.environ.setdefault(name, level)
+        # imported only now, for that, and so that --help and a wrong setting answer at once
         import torch
 
         from training.fitting.allocator import keep_freed_memory
@@ -58,13 +62,11 @@ class Bench(Report):
         keep_freed_memory()
         device = find_device()
         machine = _machine(device, self.threads)
-        self._tell(machine, f"{self.windows} windows", "", *_HEAD)
         workloads = self._workloads(on_gpu=device.name == "cuda")
+        self._tell(machine, f"{self.windows} windows", "", *_HEAD)
         rows = {}
         for name, workload in workloads.items():
-            rows[name] = compare(
-                workload, device, runs=self.runs, budget_s=self.budget_s, memory=self.memory, threads=self.threads
-            )
+            rows[name] = compare(workload, device, runs=self.runs, budget_s=self.budget_s, memory=self.memory)
             self._tell(_line(name, workload, rows[name]))
         self.report(
             "filled: the part of the authors' padded batch that is events; *: scaled from what memory holds of a step",

@@ -1,16 +1,16 @@
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from schemas.settings import DONE, REFUSED, run_command
 from training.bench import Bench
 from training.fitting.device import CPU
 from training.log.histories import Histories, Spans
 from training.rivals import cost
-from training.rivals.cost import fitting, new_step, peak_in_new_process, time_in_turn
+from training.rivals.cost import fitting, new_step, peak_mib, time_in_turn
 from training.rivals.workload import Workload, full_windows, newest_windows, of_tokens, synthetic_log
 
 
@@ -58,7 +58,7 @@ def test_a_part_of_the_authors_step_is_scaled_to_the_whole(monkeypatch: pytest.M
     monkeypatch.setattr(cost, "PLACES_CPU", 2 * work.padded_length)
     assert [fitting(rival, work, CPU).tokens for rival in cost.RIVALS] == [20, 80, 80]
     monkeypatch.setattr(cost, "time_in_turn", lambda *_: {rival: [0.001, 0.003, 0.002] for rival in cost.RIVALS})
-    found = cost.compare(work, CPU, runs=3, budget_s=1, memory=False, threads=1)
+    found = cost.compare(work, CPU, runs=3, budget_s=1, memory=False)
     assert [found[rival].milliseconds for rival in cost.RIVALS] == [8, 2, 2]
 
 
@@ -81,11 +81,20 @@ def test_every_rival_learns_from_its_steps(rival: cost.Rival, monkeypatch: pytes
 
 
 def test_the_memory_of_a_step_does_not_grow_with_the_length_of_its_sequences() -> None:
-    with ThreadPoolExecutor(2) as pool:
-        short, long = pool.map(lambda length: peak_in_new_process("ours", small(length, 6_400), CPU, 1), (50, 800))
-    assert short is not None
-    assert long is not None
-    assert 10 < long < 1.3 * short
+    short, long = (peak_mib("ours", small(length, 3_200), CPU) for length in (50, 400))
+    assert 10 < long < 1.02 * short
+
+
+def test_the_memory_of_a_step_is_what_it_has_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is as long as the square of the length shows, also if it is given back in the step."""
+
+    def padded(workload: Workload) -> None:
+        for _ in range(2):
+            torch.zeros(len(workload.windows), workload.length, workload.length)
+
+    monkeypatch.setattr(cost, "new_step", lambda *_: padded)
+    found = [peak_mib("ours", small(length, 3_200), CPU) for length in (50, 400)]
+    assert found == [pytest.approx(4 * 3_200 * length / 2**20, rel=0.01) for length in (50, 400)]
 
 
 def test_the_command_prints_every_ratio_by_length(ring: Histories, capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -106,8 +115,12 @@ def test_the_command_prints_every_ratio_by_length(ring: Histories, capsys: pytes
     assert [line.split()[0] for line in table if line[:1].isdigit()] == ["4", "9"]
 
 
-def test_a_log_without_a_window_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_log_without_a_window_and_a_missing_file_are_refused_with_nothing_before_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     file = tmp_path / "one.inter"
     file.write_text("user_id:token\titem_id:token\ttimestamp:float\nann\tone\t1\n")
-    assert run_command("training bench", Bench, ["--from-inter", str(file)]) == REFUSED
-    assert capsys.readouterr().err == f"training bench: {file}: no user has two events\n"
+    for path, problem in ((file, f"{file}: no user has two events"), (tmp_path / "none.inter", "none.inter")):
+        assert run_command("training bench", Bench, ["--from-inter", str(path)]) == REFUSED
+        out, err = capsys.readouterr()
+        assert (out, problem in err) == ("", True)

@@ -72,7 +72,7 @@ def _others(model: SequenceModel) -> list[Tensor]:
 
 def _shares(batch: Batch, count: int) -> list[_Share]:
     """The batch's sequences, dealt out longest first."""
-    count = max(1, min(count, len(batch.inputs) // TOKENS_PER_SHARE))
+    count = max(1, min(count, batch.packing.alive, len(batch.inputs) // TOKENS_PER_SHARE))
     shares = []
     for nth in range(count):
         packing, tokens = batch.packing.share(nth, count)

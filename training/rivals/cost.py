@@ -1,18 +1,16 @@
 """What a step of training costs each rival: forward, backward and optimiser, timed in turn, in one process."""
 
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import accumulate
 from typing import Final, Literal, get_args
 
 import torch
 from torch import nn
+from torch.autograd import profiler
 
-from training.fitting.allocator import keep_freed_memory
 from training.fitting.device import Device
 from training.fitting.recipe import Recipe
 from training.fitting.step import backward
@@ -40,25 +38,20 @@ class Cost:
     milliseconds: float
     """median"""
     mib: float | None
-    """at the peak, beyond what the process had before; None if not measured"""
+    """allocated at the peak beyond what was before the step; None if not measured"""
     runs: int
     share: float
     """of the workload's tokens that were measured; the cost is scaled to all of them"""
 
 
-def compare(
-    workload: Workload, device: Device, *, runs: int, budget_s: float, memory: bool, threads: int
-) -> dict[Rival, Cost]:
+def compare(workload: Workload, device: Device, *, runs: int, budget_s: float, memory: bool) -> dict[Rival, Cost]:
     """The cost of a step of every rival: the median of `runs` steps, one of each rival in turn.
 
-    A rival that has taken `budget_s` runs no more, but at least twice. Peak memory, if wanted, is measured in processes
-    of their own.
+    A rival that has taken `budget_s` runs no more, but at least twice. Peak memory, if wanted, is one more step's.
     """
     parts = {rival: fitting(rival, workload, device) for rival in RIVALS}
     seconds = time_in_turn(parts, device, runs, budget_s)
-    mib = {
-        rival: peak_in_new_process(rival, part, device, threads) if memory else None for rival, part in parts.items()
-    }
+    mib = {rival: peak_mib(rival, part, device) if memory else None for rival, part in parts.items()}
     costs = {}
     for rival, part in parts.items():
         share, taken, peak = part.tokens / workload.tokens, seconds[rival], mib[rival]
@@ -88,31 +81,31 @@ def time_in_turn(
     return seconds
 
 
-def peak_in_new_process(rival: Rival, workload: Workload, device: Device, threads: int) -> float | None:
-    """`peak_mib`, where nothing else has been."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
-        return processes.submit(peak_mib, rival, workload, device, threads).result()
+def peak_mib(rival: Rival, workload: Workload, device: Device) -> float:
+    """MiB that PyTorch has allocated at the peak of a step, beyond what a model with its optimiser had before.
 
-
-def peak_mib(rival: Rival, workload: Workload, device: Device, threads: int) -> float | None:
-    """MiB that a step takes at its peak, beyond what this process, a new one, has after a step on a single window.
-
-    None where the system does not tell.
+    On a CPU the bytes are counted that every operation takes and gives back, on a single thread: they are the same each
+    time. What a process occupies is not: it depends on what the system has compressed, freed or kept for it.
     """
-    torch.set_num_threads(threads)
-    keep_freed_memory()
     step = new_step(rival, workload, device)
-    step(workload.first(1))
     if device.name == "cuda":
+        step(workload.first(1))
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step(workload)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    had = _status_kib("VmRSS")
-    for _ in range(2):
-        step(workload)
-    most = _status_kib("VmHWM")
-    return None if had is None or most is None else (most - had) / 1024
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the profiler follows no other thread than the one that started it
+    try:
+        step(workload.first(1))
+        with profiler.profile(profile_memory=True) as profile:
+            step(workload)
+    finally:
+        torch.set_num_threads(threads)
+    changes = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    most: int = max(accumulate((event.nbytes() for event in changes), initial=0))
+    return most / 2**20
 
 
 def new_step(rival: Rival, workload: Workload, device: Device) -> Step:
@@ -161,12 +154,3 @@ def _seconds(step: Step, workload: Workload, device: Device) -> float:
     if device.name == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
-
-
-def _status_kib(name: str) -> int | None:
-    """A line of this process's status; None where there is no such file."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)

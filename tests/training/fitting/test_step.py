@@ -55,6 +55,14 @@ def test_the_same_seed_drops_the_same_and_another_does_not(threads: int, batch: 
     assert not any(map(torch.equal, first, other))
 
 
+@pytest.mark.usefixtures("batch")
+def test_a_batch_of_fewer_sequences_than_threads_is_a_share_for_each(ring: Histories) -> None:
+    few = collate(ring.items, ring.users[-2:])
+    assert len(few.inputs) > 3 * step.TOKENS_PER_SHARE
+    assert [len(share.packing.order) for share in step._shares(few, 3)] == [1, 1]
+    assert gradients(model_of(dropout=0.0), few, 3)[0].isfinite()
+
+
 def test_every_sequence_is_in_one_share(batch: Batch) -> None:
     shares = step._shares(batch, 3)
     assert sorted(np.concatenate([share.packing.order for share in shares])) == list(range(len(batch.packing.order)))
