@@ -1,12 +1,14 @@
 """The model that serves: what the last record of the topic `models` says, as soon as it is here and proved.
 
 Any version may follow any other: a rollback announces an older one. What cannot be served is refused, logged and
-counted, and the model in service goes on. Only a store that does not answer is asked again.
+counted, and the model in service goes on. Files that cannot be read are asked for again, until another model is
+announced: the store may not answer now, or its mount may be away. Files that are missing for a minute count as refused,
+and are looked for all the same.
 
 At the start the records of the topic are tried newest first, so a worker that starts under a bad champion serves the
 one before it, if the topic still holds that record. While none serves and one may yet, the first round waits: what it
-applied without a model would never get a list. A file that is missing then may be on a mount that is not up yet, and is
-looked for during a minute. If no announced model can be served, histories are kept and no lists are sent.
+applied without a model would never get a list. For missing files it waits a minute. If no announced model can be
+served, histories are kept and no lists are sent.
 """
 
 import time
@@ -24,7 +26,7 @@ from stream_app.model import Model, load_model
 _FIRST_RETRY_S: Final = 1.0
 _LONGEST_RETRY_S: Final = 60.0
 _MISSING_S: Final = 60.0
-"""how long a worker that starts looks for missing files"""
+"""how long a file may be missing before its model counts as refused, and a start waits for it no more"""
 
 _log = structlog.get_logger()
 
@@ -39,12 +41,14 @@ class Champion:
 
     Attributes:
         refused: announcements that could not be served.
+        unread: attempts to read a model's files that failed and will be repeated.
     """
 
     def __init__(
         self, store: ArtefactStore, swap: Callable[[Model], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.refused = 0
+        self.unread = 0
         self._store = store
         self._swap = swap
         self._clock = clock
@@ -53,25 +57,30 @@ class Champion:
         self._pauses = _pauses()
         self._retry_at = 0.0
         self._missing_until = 0.0
+        self._given_up: set[int] = set()
 
     @property
     def ready(self) -> bool:
-        """Whether a model serves, or none that was announced can be."""
-        return self._serving is not None or not self._wanted
+        """Whether a model serves, or none that was announced can be, as it seems."""
+        return self._serving is not None or all(manifest.version in self._given_up for manifest in self._wanted)
 
     def catch_up(self, messages: Sequence[Message]) -> None:
         """Serve the newest announced model that can be served."""
-        self._missing_until = self._clock() + _MISSING_S
-        self._wanted = self._announced(messages)[::-1]
+        self._want(self._announced(messages)[::-1])
         self._try_wanted()
 
     def follow(self, messages: Sequence[Message]) -> None:
         """Serve a newly announced model; of several only the last one counts."""
         if announced := self._announced(messages):
-            self._wanted = announced[-1:] if self.ready else [announced[-1], *self._wanted]
-            self._pauses, self._retry_at = _pauses(), 0.0
+            self._want(announced[-1:] if self._serving else [announced[-1], *self._wanted])
         if self._wanted and self._clock() >= self._retry_at:
             self._try_wanted()
+
+    def _want(self, manifests: list[Manifest]) -> None:
+        self._wanted = manifests
+        self._given_up = set()
+        self._missing_until = self._clock() + _MISSING_S
+        self._pauses, self._retry_at = _pauses(), 0.0
 
     def _announced(self, messages: Sequence[Message]) -> list[Manifest]:
         manifests = []
@@ -100,7 +109,7 @@ class Champion:
             pause_s = next(self._pauses)
             self._retry_at = self._clock() + pause_s
             _log.warning("the artefact store is asked again", models=[m.version for m in self._wanted], retry_s=pause_s)
-        elif self._serving is None:
+        if self._serving is None and self.ready:
             _log.warning("no model to serve: histories are kept, no lists are sent")
 
     def _try(self, manifest: Manifest) -> bool:
@@ -114,9 +123,11 @@ class Champion:
             self._refuse(manifest.version, error)
             return True
         except Exception as error:  # the file systems' packages raise exceptions of their own
-            if isinstance(error, FileNotFoundError) and (self._serving or self._clock() >= self._missing_until):
+            self.unread += 1
+            late = isinstance(error, FileNotFoundError) and self._clock() >= self._missing_until
+            if late and manifest.version not in self._given_up:
+                self._given_up.add(manifest.version)
                 self._refuse(manifest.version, error)
-                return True
             _log.warning("a model cannot be read", model=manifest.version, error=str(error) or repr(error))
             return False
         try:

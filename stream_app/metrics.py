@@ -104,6 +104,8 @@ class WorkerMetrics(Collector):
         yield age
         yield _counter("swaps", "Models put in service.", self._engine.counters.swaps)
         yield _counter("refused_models", "Announced models that could not be served.", self._champion.refused)
+        unread = "Attempts to read an announced model that failed and are repeated."
+        yield _counter("unread_models", unread, self._champion.unread)
         yield _counter("rebased_users", "States folded again under another model.", self._engine.counters.rebased)
 
     def _state(self) -> Iterator[Metric]:

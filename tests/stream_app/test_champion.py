@@ -99,16 +99,13 @@ def test_other_roles_are_not_served(worker: Worker) -> None:
     assert worker.champion.refused == 0
 
 
-@pytest.mark.parametrize("harm", ["missing", "truncated", "altered"])
+@pytest.mark.parametrize("harm", ["truncated", "altered"])
 def test_a_damaged_artefact_is_refused_and_the_old_model_goes_on(worker: Worker, harm: str) -> None:
     worker.champion.catch_up([worker.publish(1)])
     damaged = worker.publish(2)
     path = worker.damage(2)
     content = path.read_bytes()
-    if harm == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(content[:-1] if harm == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
+    path.write_bytes(content[:-1] if harm == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
     worker.champion.follow([damaged])
     assert worker.served == [1]
     assert worker.champion.refused == 1
@@ -131,9 +128,9 @@ def test_a_worker_that_starts_under_a_bad_champion_serves_the_one_before(worker:
     worker.damage(2).unlink()
     worker.champion.catch_up([good, bad])
     assert worker.served == [1]
-    worker.now_s = 1.0
+    worker.now_s = 60.0
     worker.champion.follow([])
-    assert worker.champion.refused == 1
+    assert (worker.served, worker.champion.refused) == ([1], 1)
 
 
 @pytest.mark.parametrize("announced", [[], [Announcement(b"no manifest")], [Announcement(None)]])
@@ -186,6 +183,30 @@ def test_files_that_stay_missing_are_refused_after_a_minute(worker: Worker) -> N
     assert (worker.served, worker.champion.refused) == ([], 2)
 
 
+def test_a_model_that_was_given_up_is_served_once_its_files_are_there(worker: Worker) -> None:
+    announced = worker.publish(1)
+    mounted = worker.directory.rename(worker.directory.with_name("elsewhere"))
+    worker.champion.catch_up([announced])
+    worker.now_s = 60.0
+    worker.champion.follow([])
+    mounted.rename(worker.directory)
+    worker.now_s = 120.0
+    worker.champion.follow([])
+    assert (worker.served, worker.champion.refused, worker.champion.unread) == ([1], 1, 2)
+
+
+def test_a_mount_that_is_away_when_a_model_is_announced_delays_it(worker: Worker) -> None:
+    worker.champion.catch_up([worker.publish(1)])
+    announced = worker.publish(2)
+    mounted = worker.directory.rename(worker.directory.with_name("elsewhere"))
+    worker.champion.follow([announced])
+    assert worker.champion.ready
+    mounted.rename(worker.directory)
+    worker.now_s = 1.0
+    worker.champion.follow([])
+    assert (worker.served, worker.champion.refused, worker.champion.unread) == ([1, 2], 0, 1)
+
+
 def test_a_model_announced_meanwhile_ends_the_wait_of_the_start(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,11 +245,20 @@ def test_an_unreachable_store_is_asked_again_until_it_answers(worker: Worker, mo
 
 def test_a_refused_artefact_is_not_asked_for_again(worker: Worker) -> None:
     champion = worker.publish(1)
-    worker.damage(1).unlink()
+    worker.damage(1).write_bytes(b"")
     worker.champion.follow([champion])
     worker.now_s = 1000.0
     worker.champion.follow([])
-    assert worker.champion.refused == 1
+    assert (worker.champion.refused, worker.champion.unread) == (1, 0)
+
+
+def test_a_missing_artefact_counts_as_refused_once(worker: Worker) -> None:
+    worker.champion.catch_up([worker.publish(1)])
+    missing = worker.publish(2)
+    worker.damage(2).unlink()
+    for worker.now_s in (0.0, 59.0, 200.0, 300.0):
+        worker.champion.follow([missing] if not worker.now_s else [])
+    assert (worker.served, worker.champion.refused) == ([1], 1)
 
 
 def test_a_new_champion_ends_the_wait_for_one_that_is_out_of_reach(
