@@ -12,6 +12,7 @@ from schemas import event, recommendation, state
 from schemas.item import item_hash
 from schemas.kafka import end_offsets, read_topic
 from schemas.malformed import Malformed
+from schemas.placement import misplaced
 from schemas.recommendation import Recommendation
 from schemas.settings import Settings
 from schemas.state import CHANGELOG_OWN, RECENT_EVENT_IDS, StateRecord, kept_length
@@ -106,6 +107,9 @@ def read_users(settings: Settings, unreadable: set[tuple[int, int]] | None = Non
             event.decode_key(key)
             decoded = None if value is None else decode(value, key, 0)
         except Malformed:
+            aside.add((partition, offset))
+            continue
+        if misplaced(key, partition, settings.partitions):
             aside.add((partition, offset))
             continue
         if decoded is None:

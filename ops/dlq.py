@@ -36,6 +36,8 @@ _HEADS: Final = "WHEN (UTC)", "ORIGIN", "FIELD", "STATE", "RULE", "FIRST BYTES"
 ADVICE: Final = {
     "key": "let the producer send the user id, 1 to 256 bytes of UTF-8, as the record's key; if the value names the "
     "user, dlq retry --rekey takes the key from there",
+    "partition": "let the producer place keys by murmur2 (librdkafka: partitioner=murmur2_random); dlq retry sends the "
+    "letter to the right partition",
     "value": "let the producer send a msgpack map or a JSON object of at most 64 KiB",
     "user_id": "if the producer has another name for it, set event_fields; if the key is wrong and the value is right, "
     "dlq retry --rekey takes the key from the value",

@@ -30,7 +30,8 @@ CHANGELOG_IDENTITY: Final = CHANGELOG_OWN + b"identity"
 """key of the record that says what the changelog's states depend on"""
 
 _HEADER: Final = Struct("<BBQqqQIBHH")
-_HASH: Final = Struct("<Q")
+_COUNTS: Final = Struct("<IBHH")
+_COUNTS_AT: Final = _HEADER.size - _COUNTS.size
 _LAST_OFFSET_AT: Final = 10
 
 
@@ -125,6 +126,15 @@ def decode(value: bytes) -> StateRecord:
         value[query_at:],
         flags,
     )
+
+
+def is_whole(value: bytes) -> bool:
+    """Whether these bytes are a record: its format, and the length that its header announces."""
+    if len(value) < _HEADER.size or value[0] != FORMAT:
+        return False
+    n, m, s, d = _COUNTS.unpack_from(value, _COUNTS_AT)
+    whole: bool = len(value) == _HEADER.size + 13 * n + 8 * m + 4 * (s + d)
+    return whole
 
 
 def decode_last_offset(value: bytes) -> int:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from itertools import accumulate
 from typing import Final
 
-REASONS: Final = ("key", "value", "user_id", "item_id", "timestamp", "event_type", "event_id", "offset")
+REASONS: Final = ("key", "partition", "value", "user_id", "item_id", "timestamp", "event_type", "event_id", "offset")
 """what can be wrong with a dead letter: the field of its `Malformed`; `offset` is one that a setting skips"""
 
 _LATENCY_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)

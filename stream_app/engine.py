@@ -18,13 +18,15 @@ import structlog
 from numpy.typing import NDArray
 
 from schemas import state
+from schemas.malformed import Malformed
+from schemas.placement import misplaced
 from schemas.recommendation import Cause
 from schemas.state import NO_MODEL, StateRecord
 from stream_app.advance import Advanced, Change, advance
 from stream_app.broker import Broker, BrokerAway, Confirm, DeadLetter, NotOwner, Outgoing, Record
 from stream_app.counters import Counters, Stage, Stopwatch
 from stream_app.fold import Folded, fold
-from stream_app.intake import take_in
+from stream_app.intake import stray_letters, take_in
 from stream_app.lists import Wanted, encode_json, encode_msgpack
 from stream_app.model import Model
 from stream_app.settings import WorkerSettings
@@ -202,18 +204,21 @@ class Engine:
                 )
                 for partition, records in batches.items()
             }
-            if letters is None:  # sent once, however often the round starts over
-                letters = {partition: intake.dead_letters for partition, intake in intakes.items()}
-            else:
-                letters = {}
             self.stopwatch.enter(Stage.ADVANCE)
-            users = self._advance(
+            users, strays = self._advance(
                 {
                     partition: {**dict.fromkeys(owed.get(partition, ()), ()), **intake.changes}
                     for partition, intake in intakes.items()
                 },
                 again,
             )
+            if letters is None:  # sent once, however often the round starts over
+                letters = {
+                    partition: [*intake.dead_letters, *stray_letters(batches[partition], intake, strays[partition])]
+                    for partition, intake in intakes.items()
+                }
+            else:
+                letters = {}
             states, lists = self._answer(users)
             outgoing = {
                 partition: Outgoing(lists[partition], list(states[partition].items()), letters.get(partition, ()))
@@ -238,13 +243,23 @@ class Engine:
             batches, again = {partition: batches[partition] for partition in contended}, Cause.HEAL
         raise NotOwner(f"another worker keeps writing to changelog partitions {sorted(batches)}")
 
-    def _advance(self, changes: Mapping[int, Mapping[bytes, Sequence[Change]]], again: Cause) -> list[_User]:
-        """Steps 2 and 3, all but the arithmetic: the users with what is to be folded and the lists they are owed."""
+    def _advance(
+        self, changes: Mapping[int, Mapping[bytes, Sequence[Change]]], again: Cause
+    ) -> tuple[list[_User], dict[int, dict[bytes, Malformed]]]:
+        """Steps 2 and 3, all but the arithmetic: the users with what is to be folded and the lists they are owed.
+
+        Also, by partition, who has no record there because another partition is theirs, see `schemas.placement`.
+        """
         users: list[_User] = []
+        strays: dict[int, dict[bytes, Malformed]] = defaultdict(dict)
+        partitions = self._broker.identity().partitions
         rebase_steps = 0
         for partition, by_key in changes.items():
             keys = list(by_key)
             for key, value in zip(keys, self._table.get(partition, keys), strict=True):
+                if value is None and (wrong := misplaced(key, partition, partitions)):
+                    strays[partition][key] = wrong
+                    continue
                 record = StateRecord() if value is None else state.decode(value)
                 model, rebase = self._model_for(record, within_budget=rebase_steps < self._rebase_steps)
                 if rebase and record.model_version != NO_MODEL:
@@ -252,7 +267,7 @@ class Engine:
                     self.counters.rebased += 1
                 advanced = advance(record, by_key[key], self._window, rebase=rebase, every=self._every, again=again)
                 users.append(_User(partition, key, advanced, model))
-        return users
+        return users, strays
 
     def _model_for(self, record: StateRecord, *, within_budget: bool) -> tuple[Model | None, bool]:
         """The model that goes on with a record, and whether it must fold the history again for that."""

@@ -1,6 +1,6 @@
 """From fetched records to what they mean for each user."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -53,6 +53,18 @@ def take_in(
         else:
             known.append(change)
     return Intake(changes, dead_letters, position)
+
+
+def stray_letters(records: Iterable[Record], intake: Intake, strays: Mapping[bytes, Malformed]) -> list[DeadLetter]:
+    """The records of one partition whose users belong in another: `strays`, by key, with what is wrong."""
+    if not strays:
+        return []
+    offsets = {change.offset for key in strays for change in intake.changes[key]}
+    return [
+        DeadLetter(record, wrong.field, str(wrong))
+        for record in records
+        if record.offset in offsets and (wrong := strays.get(record.key or b""))
+    ]
 
 
 def _change(record: Record, decode: Decode) -> Change:

@@ -6,8 +6,10 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 
+from schemas import state
 from schemas.kafka import consumer_config, describe_topics, producer_config, read_range, watermarks
-from schemas.settings import Settings
+from schemas.settings import Refused, Settings
+from schemas.state import CHANGELOG_OWN
 from stream_app.broker import BrokerAway, DeadLetter, Identity, Outgoing
 
 _MAX_DEAD_LETTER_BYTES: Final = 512 * 1024
@@ -80,9 +82,21 @@ class KafkaBroker:
     def read_changelog(
         self, partition: int, start: int, end: int
     ) -> Iterator[tuple[int, list[tuple[bytes, bytes | None]]]]:
-        """Keys and values of the changelog records in start..end-1, in lists, each with the offset after its last."""
+        """Keys and values of the changelog records in start..end-1, in lists, each with the offset after its last.
+
+        Raises:
+            Refused: a record is not a worker's.
+        """
         for messages in read_range(self._settings, self._settings.changelog, partition, start, end):
-            yield (messages[-1].offset() or 0) + 1, [(m.key() or b"", m.value()) for m in messages]
+            pairs = [(m.key() or b"", m.value()) for m in messages]
+            for (key, value), message in zip(pairs, messages, strict=True):
+                if value is not None and not state.is_whole(value) and not key.startswith(CHANGELOG_OWN):
+                    raise Refused(
+                        f"{self._settings.changelog}[{partition}] has no state record at offset {message.offset()} but "
+                        f"{len(value)} bytes of another program: keep that away from the changelog, then "
+                        "`python -m ops reset` or a new RECOMMENDER_APP processes the log again"
+                    )
+            yield (messages[-1].offset() or 0) + 1, pairs
 
     def _send(self, outgoing: Mapping[int, Outgoing], delivered: _OnDelivery, delivered_state: _OnDelivery) -> None:
         for partition, sent in outgoing.items():

@@ -3,7 +3,8 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from ops.audit import end_offsets
 from schemas.kafka import consumer_config
-from schemas.settings import Settings
+from schemas.settings import Refused, Settings
+from schemas.state import CHANGELOG_IDENTITY, StateRecord, encode
 from stream_app.broker import DeadLetter, Outgoing, Record
 from stream_app.kafka_broker import KafkaBroker
 
@@ -20,13 +21,20 @@ def first(settings: Settings, topic: str, partition: int) -> Message:
 
 def test_the_offsets_of_delivered_states_are_those_of_the_changelog(created: Settings):
     broker = KafkaBroker(created)
-    assert broker.send({1: Outgoing(states=[(b"u", b"1"), (b"v", b"2")]), 2: Outgoing(lists=[(b"w", b"3")])}) == {
-        1: [0, 1],
-        2: [],
-    }
+    states = [(b"u", encode(StateRecord(last_offset=1))), (b"v", encode(StateRecord(last_offset=2)))]
+    assert broker.send({1: Outgoing(states=states), 2: Outgoing(lists=[(b"w", b"3")])}) == {1: [0, 1], 2: []}
     assert broker.changelog_range(1) == (0, 2)
-    assert list(broker.read_changelog(1, 0, 2)) == [(2, [(b"u", b"1"), (b"v", b"2")])]
+    assert list(broker.read_changelog(1, 0, 2)) == [(2, states)]
     assert end_offsets(created, created.recommendations)[2] == 1
+
+
+@pytest.mark.parametrize("foreign", [b"", b"\x01", b"garbage" * 20, encode(StateRecord()) + b"\0"])
+def test_what_another_program_wrote_to_the_changelog_is_refused_with_its_place(created: Settings, foreign: bytes):
+    broker = KafkaBroker(created)
+    whole = encode(StateRecord())
+    broker.send({1: Outgoing(states=[(CHANGELOG_IDENTITY, b"{}"), (b"u", whole), (b"v", foreign), (b"w", whole)])})
+    with pytest.raises(Refused, match=rf"{created.changelog}\[1\] has no state record at offset 2 .* ops reset"):
+        list(broker.read_changelog(1, 0, 4))
 
 
 def test_a_record_that_no_broker_takes_ends_the_round_instead_of_being_tried_for_ever(created: Settings):

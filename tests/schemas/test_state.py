@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.malformed import Malformed
-from schemas.state import FORGOTTEN, NO_MODEL, StateRecord, decode, decode_last_offset, encode, kept_length
+from schemas.state import FORGOTTEN, NO_MODEL, StateRecord, decode, decode_last_offset, encode, is_whole, kept_length
 
 U64 = st.integers(0, (1 << 64) - 1)
 I64 = st.integers(-(1 << 63), (1 << 63) - 1)
@@ -133,3 +133,20 @@ def test_kept_length_is_that_of_dropping_half_a_window_when_it_overflows(window:
         length += 1
         if length == window + window // 2:
             length = window
+
+
+@given(records())
+def test_a_record_is_whole_and_a_part_of_it_or_more_is_not(record: StateRecord):
+    value = encode(record)
+    assert is_whole(value)
+    assert not is_whole(value[:-1])
+    assert not is_whole(value + b"\0")
+
+
+@given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda rest: b"\x01" + rest))
+def test_what_is_not_whole_does_not_decode_and_nothing_else_is_refused(value: bytes):
+    if is_whole(value):
+        decode(value)
+    else:
+        with pytest.raises(Malformed):
+            decode(value)

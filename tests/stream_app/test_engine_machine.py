@@ -59,11 +59,11 @@ class EngineMachine(RuleBasedStateMachine):
         for item in items:
             self.world.produce(user, item)
 
-    @rule(user=st.sampled_from(["u", "v"]), event_id=st.sampled_from(["x", "y"]), item=st.sampled_from(ITEMS))
+    @rule(user=st.sampled_from(["u", "w"]), event_id=st.sampled_from(["x", "y"]), item=st.sampled_from(ITEMS))
     def event_with_id(self, user: str, event_id: str, item: str) -> None:
         self.world.produce(user, item, event_id)
 
-    @rule(user=st.sampled_from(["u", "v"]))
+    @rule(user=st.sampled_from(["u", "w"]))
     def forget(self, user: str) -> None:
         self.world.produce(user, None)
 

@@ -98,7 +98,7 @@ def test_dead_letters_are_counted_by_the_field_that_was_wrong(scraped: Scraped):
 
 
 def test_late_events_are_counted(scraped: Scraped):
-    scraped.worker.world.log[0] += [
+    scraped.worker.world.log[1] += [
         Record(offset, b"u", event.encode(event.Event("u", "i0", time_ms)), 0)
         for offset, time_ms in enumerate((5_000, 3_000, 4_000))
     ]

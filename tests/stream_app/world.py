@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from schemas import event, recommendation
+from schemas.placement import partition_of
 from schemas.recommendation import Recommendation
 from stream_app import user_table
 from stream_app.broker import Identity, NotOwner, Outgoing, Record
@@ -75,7 +76,7 @@ class World:
 
     def produce(self, user: str, item: str | None, event_id: str | None = None) -> None:
         """An event, or a tombstone when there is no item."""
-        partition = sum(user.encode()) % PARTITIONS
+        partition = partition_of(user.encode(), PARTITIONS)
         log = self.log[partition]
         value = None if item is None else event.encode(event.Event(user, item, 1000 * len(log), event_id=event_id))
         log.append(Record(len(log), user.encode(), value, 1000 * len(log)))
