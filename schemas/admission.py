@@ -98,14 +98,12 @@ def _refuse(settings: Settings, told: KafkaError) -> None:
 def _missing(client: AdminClient, needed: Iterable[Access]) -> Iterator[str]:
     """What is not allowed, in words."""
     needed = list(needed)
-    topics = [one.name for one in needed if one.resource == "topic"]
     groups = [one.name for one in needed if one.resource == "group"]
-    told: dict[str, Mapping[str, Future[Any]]] = {
-        "topic": client.describe_topics(
-            TopicCollection(topics), include_authorized_operations=True, request_timeout=TIMEOUT_S
-        ),
-        "group": client.describe_consumer_groups(groups, include_authorized_operations=True, request_timeout=TIMEOUT_S),
-    }
+    topics = TopicCollection([one.name for one in needed if one.resource == "topic"])
+    asking: dict[str, Any] = {"include_authorized_operations": True, "request_timeout": TIMEOUT_S}
+    told: dict[str, Mapping[str, Future[Any]]] = {"topic": client.describe_topics(topics, **asking)}
+    if groups:
+        told["group"] = client.describe_consumer_groups(groups, **asking)
     for resource, name, operations in needed:
         if resource in told and (lacking := set(operations) - _allowed(told[resource][name], operations)):
             yield f"{' and '.join(sorted(lacking))} {resource} {name}"

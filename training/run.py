@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from schemas import logs
 from schemas.artefact import Manifest
+from schemas.cluster import Cluster
 from schemas.malformed import Malformed
 from schemas.report import Report
 from schemas.settings import DONE
@@ -121,7 +122,8 @@ class Run(Report):
     def of_checkpoint(self) -> dict[str, Any]:
         """The settings that a training must share with a checkpoint to go on from it."""
         free = {"every", "publish", "threads", "checkpoints", "checkpoint_every", "log_level", "as_json"}
-        return self.model_dump(mode="json", exclude=free)
+        way_in = Cluster.model_fields.keys() - {"broker"}  # another password reads the same log
+        return self.model_dump(mode="json", exclude=free | way_in)
 
     @property
     def limits(self) -> Limits:

@@ -37,7 +37,7 @@ class WorkerProcess:
     def __init__(
         self, settings: Settings, directory: Path, program: Sequence[str] = ("-m", "stream_app"), **own: Any
     ) -> None:
-        fields = settings.model_dump(exclude={"artefact_store"}) | {
+        fields = {
             "artefact_store": directory / "artefacts",
             "data_dir": directory / "data",
             "worker_id": "w",
@@ -45,12 +45,12 @@ class WorkerProcess:
             "commit_interval_s": 0.2,
             **own,
         }
-        environment = {f"RECOMMENDER_{name.upper()}": str(value) for name, value in fields.items()}
+        mine = {f"RECOMMENDER_{name.upper()}": str(value) for name, value in fields.items()}
         directory.mkdir(exist_ok=True)
         self._log = directory / f"{fields['worker_id']}-{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *program], env=os.environ | environment, stdout=log, stderr=log
+                [sys.executable, *program], env=os.environ | settings.environment() | mine, stdout=log, stderr=log
             )
 
     @property

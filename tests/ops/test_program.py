@@ -16,7 +16,7 @@ import json
 import os
 from schemas.settings import Settings
 own = [name for name in os.environ if name.upper() == "RECOMMENDER_EMIT"]
-print(json.dumps({"settings": Settings().model_dump(), "own": own}))
+print(json.dumps({"settings": Settings().model_dump(mode="json"), "own": own}))
 """
 
 
@@ -30,7 +30,7 @@ def test_a_child_has_the_given_settings_and_no_others(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     given = Settings.model_construct(broker="given:1", app="demo")
     with Program("show", [], given, tmp_path / "log") as program:
-        assert program.result(60) == {"settings": given.model_dump(), "own": []}
+        assert program.result(60) == {"settings": given.model_dump(mode="json"), "own": []}
 
 
 def test_a_line_that_is_still_being_written_is_no_line_yet(tmp_path: Path) -> None:
