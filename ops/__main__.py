@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from confluent_kafka import KafkaException
 from kafka.errors import KafkaError
 
+from ops.acls import Acls
 from ops.bench import Bench
 from ops.bulk_import import Import
 from ops.chaos.command import Chaos
@@ -28,6 +29,7 @@ from schemas.settings import FAILED, Command, run
 COMMANDS: Mapping[str, type[Command]] = {
     "kafka": Kafka,
     "topics": Topics,
+    "acls": Acls,
     "import": Import,
     "replay": Replay,
     "watch": Watch,

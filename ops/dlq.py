@@ -14,6 +14,7 @@ from pydantic_settings import CliPositionalArg
 
 from ops.dead_letters import RETRIED, Letter, read
 from ops.topics import admin, require
+from schemas.admission import denied
 from schemas.event import MAX_VALUE_BYTES, decode_key, identifier
 from schemas.field_mapping import Codec, FieldMapping, TimeUnit
 from schemas.kafka import TIMEOUT_S, producer_config
@@ -142,7 +143,7 @@ class Dlq(Report):
             Refused: a topic is missing, or explain names no letter.
             KafkaException: the cluster cannot be reached, or another retry has begun meanwhile.
         """
-        with admin(self.broker) as client:
+        with admin(self, "dlq") as client:
             require(client, self.interactions, self.dead_letters)
         match self.what:
             case "list":
@@ -281,7 +282,10 @@ def _producer(settings: Settings) -> Producer:
             "message.timeout.ms": _TRANSACTION_MS,
         }
     )
-    producer.init_transactions(TIMEOUT_S)
+    try:
+        producer.init_transactions(TIMEOUT_S)
+    except KafkaException as error:
+        raise denied(error, f"WRITE transactional-id {settings.app}-dlq") from None
     return producer
 
 
