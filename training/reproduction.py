@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from training.fitting.allocator import keep_freed_memory
+from training.fitting.co_occurrence import start_embedding
 from training.fitting.device import find_device
 from training.fitting.evaluation import Metrics, evaluate
 from training.fitting.fit import fit
@@ -79,6 +80,8 @@ class Reproduction:
         recipe = self.recipe(kind, seed)
         torch.manual_seed(seed)
         model = self._model(kind, recipe).to(self._device.name)
+        if recipe.co_occurrence:
+            start_embedding(model, self._histories.items, self._holdout.train)
         began = time.monotonic()
 
         def validate(candidate: SequenceModel) -> Metrics:

@@ -9,6 +9,7 @@ import torch
 
 from schemas.artefact import Gate
 from training.fitting.checkpoint import Checkpoint
+from training.fitting.co_occurrence import start_embedding
 from training.fitting.curves import curves
 from training.fitting.device import Device
 from training.fitting.evaluation import Metrics, evaluate
@@ -65,10 +66,13 @@ class Trained:
         return curves(self.fitted.curve) | curves(self.caught_up.curve if self.caught_up else (), "catch_up_")
 
 
-def cold_start(histories: Histories, recipe: Recipe) -> Start:
-    """New weights, as the recipe's seed gives them, and every event."""
+def cold_start(histories: Histories, train: Spans, recipe: Recipe) -> Start:
+    """New weights, as the recipe's seed and the events `train` give them, and every event."""
     torch.manual_seed(recipe.seed)
-    return Start(LRURec(Shape(items=len(histories.item_ids)), recipe.dropout))
+    model = LRURec(Shape(items=len(histories.item_ids)), recipe.dropout)
+    if recipe.co_occurrence:
+        start_embedding(model, histories.items, train)
+    return Start(model)
 
 
 def retrain(
@@ -108,7 +112,7 @@ def retrain(
         NothingToLearn: no user has two events to train on.
         Diverged: the loss became infinite or not a number.
     """
-    start = start or cold_start(histories, recipe)
+    start = start or cold_start(histories, holdout.train, recipe)
     model = start.model.to(device.name)
     first = dataclasses.replace(recipe, minutes=recipe.minutes and recipe.minutes / (1 + CATCH_UP_SHARE))
 

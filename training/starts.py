@@ -104,8 +104,8 @@ def measure(interactions: Interactions, recipe: Recipe, threads: int) -> dict[st
         found = asdict(metrics_of(trained.rank(whole, asked, recipe.window, device)))
         return trained, {name: found[name] for name in ("events", "recall_at_10", "ndcg_at_10")} | {"seconds": seconds}
 
-    champion, of_champion = train(cold_start(first, recipe), first, recipe)
-    _, of_full = train(cold_start(second, recipe), second, recipe)
+    champion, of_champion = train(cold_start(first, first.users, recipe), first, recipe)
+    _, of_full = train(cold_start(second, second.users, recipe), second, recipe)
     warm = warm_start.start(champion, second, second.users, since_ms, recipe)
     _, of_tuned = train(warm, second, warm_start.fine_tuning(recipe))
     measured = dict(zip(NAMES, (of_champion, of_full, of_tuned), strict=True))

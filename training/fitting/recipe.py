@@ -23,6 +23,11 @@ class Recipe:
     clip: float = 5.0
     """Largest norm of the gradient."""
     dropout: float = 0.2
+    ahead: tuple[float, ...] = ()
+    """Weights of the second, third, … event after a token as its targets, beside the next one with 1. Sparse data need
+    them: what comes soon says nearly as much of an item as what comes next."""
+    co_occurrence: bool = True
+    """Whether the embeddings of a new model start from which items stand close to each other, not at random."""
     patience: int = 5
     """Epochs without a better validation recall@10 after which training stops."""
     evaluate_every: int = 1

@@ -5,6 +5,7 @@ and backward in a thread of its own. The operations of a step are small: threads
 for each other most of the time.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from torch import Generator, Tensor
 from training.fitting.device import Device
 from training.log.windows import Batch
 from training.model.dropout import drawing_from
-from training.model.full_softmax import full_softmax
+from training.model.full_softmax import Targets, full_softmax
 from training.model.lrurec import SequenceModel
 from training.model.packing import Packing
 
@@ -42,17 +43,23 @@ class _Gradient(NamedTuple):
     """of the other parameters, in their order"""
 
 
-def backward(model: SequenceModel, batch: Batch, device: Device) -> float:
+def backward(model: SequenceModel, batch: Batch, device: Device, ahead: Sequence[float] = ()) -> float:
     """Leave the gradient of the batch's loss in the parameters' `grad` and return the loss.
 
     The loss is the mean of -log softmax over the whole catalogue at each of the batch's T ≥ 1 tokens; it may be
     infinite or not a number. The same seed and number of threads give the same gradient.
+
+    Args:
+        model: what is trained.
+        batch: T ≥ 1 tokens.
+        device: where the model is.
+        ahead: weights of the second, third, … event after a token as targets of it as well, where its sequence has one.
     """
     shares = _shares(batch, torch.get_num_threads() if device.name == "cpu" else 1)
     if len(shares) == 1:
-        gradients = [_of_share(model, shares[0], device)]
+        gradients = [_of_share(model, shares[0], device, ahead)]
     else:
-        working = [_threads(len(shares)).submit(_alone, model, share, device) for share in shares]
+        working = [_threads(len(shares)).submit(_alone, model, share, device, ahead) for share in shares]
         gradients = [share.result() for share in working]
     for parameter, *parts in zip(
         (model.embedding.weight, model.bias, *_others(model)),
@@ -87,20 +94,30 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "share")
 
 
-def _alone(model: SequenceModel, share: _Share, device: Device) -> _Gradient:
+def _alone(model: SequenceModel, share: _Share, device: Device, ahead: Sequence[float]) -> _Gradient:
     # Again for every share: a thread's first operation takes over what any thread has set last.
     torch.set_num_threads(1)
-    return _of_share(model, share, device)
+    return _of_share(model, share, device, ahead)
 
 
-def _of_share(model: SequenceModel, share: _Share, device: Device) -> _Gradient:
+def _of_share(model: SequenceModel, share: _Share, device: Device, ahead: Sequence[float]) -> _Gradient:
     inputs, targets = share.inputs.to(device.name), share.targets.to(device.name)
     x = model.embedding.weight.detach()[inputs].requires_grad_()
     with drawing_from(share.generator):
         with device.autocast():
             query, _ = model(x, packing=share.packing)
         query = query.float()
-        found = full_softmax(query, model.embedding.weight, model.bias, targets, device.dtype, share.tokens)
+        further = _further(share.packing, targets, ahead)
+        found = full_softmax(query, model.embedding.weight, model.bias, targets, device.dtype, share.tokens, further)
         grad_x, *others = torch.autograd.grad(query, [x, *_others(model)], found.query)
     found.embedding.index_add_(0, inputs, grad_x)
     return _Gradient(found.loss, (found.embedding, found.bias), tuple(others))
+
+
+def _further(packing: Packing, targets: Tensor, ahead: Sequence[float]) -> list[Targets]:
+    """The target of the token k later in a lane lies k + 1 events ahead."""
+    return [
+        Targets(weight, packing.earlier(k).to(targets.device), targets[int(packing.offsets[k]) :])
+        for k, weight in enumerate(ahead, start=1)
+        if k < len(packing.batch_sizes)
+    ]

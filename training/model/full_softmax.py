@@ -6,6 +6,7 @@ of the work is three products of matrices (Milakov and Gimelshein, "Online norma
 has the running maximum).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,17 @@ POSITIONS_MIN, POSITIONS_MAX = 128, 512
 """Probabilities that are held at a time on a CPU, and of how many positions: fewer would read the items too often."""
 LOGITS_PER_CHUNK_CPU = 2**20
 LOGITS_PER_CHUNK_GPU = 2**27
+
+
+class Targets(NamedTuple):
+    """Further targets, of some of the positions."""
+
+    weight: float
+    """of each one's cross-entropy in the loss, where that of a position's first target has 1"""
+    positions: Tensor
+    """[M] int64, each at most once"""
+    items: Tensor
+    """[M] int64, rows of the catalogue"""
 
 
 class FullSoftmax(NamedTuple):
@@ -35,7 +47,13 @@ class FullSoftmax(NamedTuple):
 
 @torch.no_grad()
 def full_softmax(
-    query: Tensor, embedding: Tensor, bias: Tensor, target: Tensor, dtype: torch.dtype, positions: int | None = None
+    query: Tensor,
+    embedding: Tensor,
+    bias: Tensor,
+    target: Tensor,
+    dtype: torch.dtype,
+    positions: int | None = None,
+    further: Sequence[Targets] = (),
 ) -> FullSoftmax:
     """Loss and gradients in one go.
 
@@ -46,6 +64,7 @@ def full_softmax(
         target: [T] int64, rows of the catalogue.
         dtype: precision of the products with the logits (bfloat16 where the hardware has it); sums are float32.
         positions: what the sums over the T positions are divided by; T, if omitted.
+        further: their cross-entropies are added, for next to no time: a position has one softmax for all its targets.
 
     Raises:
         ValueError: there is no position to average over.
@@ -53,6 +72,9 @@ def full_softmax(
     if not len(target):
         raise ValueError("cross-entropy of no positions is undefined")
     queries, items = query.to(dtype), embedding.to(dtype)
+    mass = query.new_ones(len(query))  # [T], the sum of the weights of a position's targets
+    for more in further:
+        mass[more.positions] += more.weight
     sums = query.new_zeros(query.shape[1] + 1, len(items))  # [D + 1, N], the last row for the bias
     grad_query, normaliser = torch.empty_like(query), query.new_empty(len(query))
     if query.is_cuda:  # few, large operations: a launch costs more than a visit to memory
@@ -60,21 +82,26 @@ def full_softmax(
     else:
         held = min(max(HELD // len(items), POSITIONS_MIN), POSITIONS_MAX)
     for chunk in (slice(begin, begin + held) for begin in range(0, len(query), held)):
-        grad_query[chunk], normaliser[chunk] = _chunk(queries[chunk], items, bias, sums)
+        grad_query[chunk], normaliser[chunk] = _chunk(queries[chunk], items, bias, mass[chunk], sums)
     # What the targets themselves add stays exact: it never meets the probabilities.
-    share, wanted = 1 / (positions or len(query)), embedding[target]
-    loss = (normaliser - (query * wanted).sum(1) - bias[target]).sum() * share
-    grad_query.sub_(wanted).mul_(share)
-    grad_embedding = sums[:-1].T.contiguous().index_add_(0, target, query, alpha=-1).mul_(share)
-    grad_bias = (sums[-1] - torch.bincount(target, minlength=len(bias))).mul_(share)
-    return FullSoftmax(loss, grad_query, grad_embedding, grad_bias)
+    losses, share = normaliser.mul_(mass), 1 / (positions or len(query))
+    grad_embedding, grad_bias = sums[:-1].T.contiguous(), sums[-1]
+    first = Targets(1.0, torch.arange(len(target), device=target.device), target)
+    for factor, rows, wanted in (first, *further):
+        asked, answers = query[rows], embedding[wanted]
+        losses.index_add_(0, rows, (asked * answers).sum(1) + bias[wanted], alpha=-factor)
+        grad_query.index_add_(0, rows, answers, alpha=-factor)
+        grad_embedding.index_add_(0, wanted, asked, alpha=-factor)
+        grad_bias -= factor * torch.bincount(wanted, minlength=len(bias))
+    return FullSoftmax(losses.sum() * share, *(grad.mul_(share) for grad in (grad_query, grad_embedding, grad_bias)))
 
 
-def _chunk(queries: Tensor, items: Tensor, bias: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Add the probabilities of these P positions, times their queries, to `sums`.
+def _chunk(queries: Tensor, items: Tensor, bias: Tensor, mass: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Add the probabilities of these P positions, times their mass and their queries, to `sums`.
 
     Returns:
-        The items' mean under the probabilities, [P, D], and the logarithm of the softmax' denominator, [P].
+        The items' mean under the probabilities, times the mass, [P, D], and the logarithm of the softmax' denominator,
+        [P].
     """
     columns = max(1, (LOGITS_PER_CHUNK_GPU if queries.is_cuda else LOGITS_PER_CHUNK_CPU) // len(queries))
     tiles = [slice(begin, begin + columns) for begin in range(0, len(items), columns)]
@@ -98,9 +125,9 @@ def _chunk(queries: Tensor, items: Tensor, bias: Tensor, sums: Tensor) -> tuple[
     assert largest is not None
     extended = torch.cat((queries.float(), queries.new_ones(len(queries), 1)), dim=1)
     for tile, weight, shift in zip(tiles, weights, shifts, strict=True):
-        scaled = extended * ((shift - largest).exp() / total)[:, None]
+        scaled = extended * ((shift - largest).exp() * mass / total)[:, None]
         sums[:, tile] += scaled.to(queries.dtype).T @ weight
-    return expected / total[:, None], largest + total.log()
+    return expected * (mass / total)[:, None], largest + total.log()
 
 
 def exponentials(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,12 +23,14 @@ def model_of(dropout: float) -> LRURec:
     return LRURec(Shape(items=12, width=16, units=8), dropout).train()
 
 
-def gradients(model: LRURec, batch: Batch, threads: int, seed: int = 1) -> list[torch.Tensor]:
+def gradients(
+    model: LRURec, batch: Batch, threads: int, seed: int = 1, ahead: tuple[float, ...] = ()
+) -> list[torch.Tensor]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     try:
-        loss = backward(model, batch, CPU)
+        loss = backward(model, batch, CPU, ahead)
     finally:
         torch.set_num_threads(before)
     found = [torch.tensor(loss)]
@@ -45,6 +47,23 @@ def test_whatever_the_threads_it_is_the_gradient_of_cross_entropy(threads: int, 
     loss = functional.cross_entropy(query @ model.embedding.weight.T + model.bias, batch.targets)
     expected = [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
     torch.testing.assert_close(gradients(model, batch, threads), expected, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_event_further_ahead_in_the_same_sequence_is_a_target_with_its_weight(
+    threads: int, ring: Histories, batch: Batch
+) -> None:
+    model, ahead = model_of(dropout=0.0), (0.5, 0.0, 0.25)
+    query, _ = model(model.embedding(batch.inputs), packing=batch.packing)
+    logits = query @ model.embedding.weight.T + model.bias
+    of_token = [torch.tensor(0.0)]
+    for token, position in enumerate(batch.positions.tolist()):
+        end = ring.users.end[np.searchsorted(ring.users.end, position, side="right")]
+        for weight, target in zip((1.0, *ahead), range(position + 1, end), strict=False):
+            of_token.append(weight * functional.cross_entropy(logits[token], torch.tensor(int(ring.items[target]))))
+    loss = torch.stack(of_token).sum() / len(batch.inputs)
+    expected = [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+    torch.testing.assert_close(gradients(model, batch, threads, ahead=ahead), expected, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from training.model import full_softmax as module
-from training.model.full_softmax import full_softmax
+from training.model.full_softmax import Targets, full_softmax
 
 
 @pytest.fixture(params=["kernels", "pytorch"])
@@ -27,6 +27,28 @@ def test_loss_and_gradients_are_those_of_cross_entropy_however_it_is_cut(
     loss = functional.cross_entropy(query @ embedding.T + bias, target)
     expected = [loss.detach(), *torch.autograd.grad(loss, leaves)]
     found = full_softmax(query, embedding, bias, target, torch.float32)
+    torch.testing.assert_close(list(found), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_further_targets_add_their_weighted_cross_entropies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POSITIONS_MIN", 7)
+    monkeypatch.setattr(module, "POSITIONS_MAX", 7)
+    torch.manual_seed(0)
+    leaves = [(5 * torch.randn(shape)).requires_grad_() for shape in ((23, 8), (13, 8), (13,))]
+    query, embedding, bias = leaves
+    target = torch.randint(13, (23,))
+    further = [
+        Targets(0.5, torch.randperm(23)[:17], torch.randint(13, (17,))),
+        Targets(0.25, torch.randperm(23)[:3], torch.randint(13, (3,))),
+    ]
+    logits = query @ embedding.T + bias
+    loss = functional.cross_entropy(logits, target, reduction="sum")
+    for more in further:
+        loss = loss + more.weight * functional.cross_entropy(logits[more.positions], more.items, reduction="sum")
+    loss = loss / 23
+    expected = [loss.detach(), *torch.autograd.grad(loss, leaves)]
+    found = full_softmax(query, embedding, bias, target, torch.float32, further=further)
     torch.testing.assert_close(list(found), expected, atol=1e-5, rtol=1e-4)
 
 
