@@ -48,7 +48,7 @@ def test_catching_up_learns_the_items_that_only_the_newest_events_have() -> None
     before, after = (
         evaluate(trained.model, histories, holdout.validation, RECIPE.window, CPU) for trained in (without, caught_up)
     )
-    assert after.recall_at_10 > before.recall_at_10 + 0.3
+    assert after.recall_at_10 > before.recall_at_10 + 0.15
     assert caught_up.metrics == without.metrics
 
 
