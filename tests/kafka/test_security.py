@@ -1,0 +1,248 @@
+"""Every process over TLS, as a user of its own with just the rights of its list; and what happens without them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from ops.__main__ import COMMANDS
+from ops.kafka import free_port
+from schemas import event
+from schemas.access import PROCESSES, access
+from schemas.admission import admit
+from schemas.artefact_store import ArtefactStore
+from schemas.event import Event
+from schemas.kafka import end_offsets, read_topic
+from schemas.settings import DONE, REFUSED, Refused, Settings, run
+from tests.kafka.secured import SECRET, Secured
+from tests.kafka.stream import Stream, send
+from tests.kafka.worker_process import WorkerProcess, wait_until
+from training.release.champion import publish
+from training.release.history import History
+
+USERS, EVENTS = 12, 15
+TOKEN = f"{SECRET}-of-readers"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    with Secured(tmp_path_factory.mktemp("secured")) as cluster:
+        yield cluster
+
+
+class Told:
+    """Runs programs, and keeps everything that they say."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.everything: list[str] = []
+        self._capsys = capsys
+        self._monkeypatch = monkeypatch
+
+    def command(self, settings: Settings, *arguments: str) -> tuple[int, str]:
+        """A command in this process: its status and what it printed."""
+        with self._monkeypatch.context() as patch:
+            for name, value in (settings.environment() | {"RECOMMENDER_LOG_LEVEL": "debug"}).items():
+                patch.setenv(name, value)
+            status = run("ops", COMMANDS | {"history": History}, arguments)
+        captured = self._capsys.readouterr()
+        self.everything += captured
+        return status, captured.out + captured.err
+
+    def result(self, settings: Settings, *arguments: str) -> dict[str, Any]:
+        """What a command that succeeds says as JSON."""
+        status, said = self.command(settings, *arguments, "--json")
+        assert status == DONE, said
+        result: dict[str, Any] = json.loads(said.splitlines()[-1])
+        return result
+
+    def program(self, settings: Settings, *arguments: str) -> tuple[int, str]:
+        """A program with a process of its own: its status and what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments, "--log-level", "debug"],
+            env=os.environ | settings.environment(),
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        self.everything += done.stdout, done.stderr
+        return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Told:
+    return Told(capsys, monkeypatch)
+
+
+def lists(reader: Settings) -> int:
+    return sum(end_offsets(reader, reader.recommendations).values())
+
+
+def get(url: str, token: str | None = None) -> tuple[int, str]:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urlopen(Request(url, headers=headers), timeout=30) as response:
+            return response.status, response.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_with_just_its_rights_every_process_works_and_no_secret_is_told(
+    cluster: Secured, told: Told, tmp_path: Path
+) -> None:
+    of = {process: cluster.settings(process) for process in PROCESSES}
+    reader = of["reader"]
+    assert len(told.result(of["topics"], "topics")["created"]) == 6
+    assert told.result(of["topics"], "topics")["created"] == []
+    rows = [f"u{user}\ti{(user + time) % 7}\t{time}\n" for user in range(USERS) for time in range(EVENTS)]
+    (tmp_path / "ring.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "".join(rows))
+    (tmp_path / "ring.item").write_text("item_id:token\ttitle:token_seq\ni1\tOne\n")
+    imported = told.result(of["producer"], "import", str(tmp_path / "ring.inter"))
+    assert (imported["events"], imported["titles"]) == (USERS * EVENTS, 1)
+    send(of["producer"], of["producer"].interactions, ("u1", b'{"user":"u1","item":"i1"}'))
+
+    options = ["training", "run", "--epochs", "1", "--allow-odd-data", "--checkpoints", str(tmp_path), "--threads", "1"]
+    status, said = told.program(of["training"], *options)
+    assert status == DONE, said
+    [manifest] = ArtefactStore(reader.artefact_store).manifests()
+    publish(of["promote"], manifest)
+    assert told.result(of["promote"], "history")["champion"] == manifest.version
+
+    own = {"artefact_store": reader.artefact_store, "log_level": "debug", "web_port": free_port()}
+    with WorkerProcess(of["worker"], tmp_path, **own) as worker:
+        worker.wait_for("model in service")
+        wait_until(lambda: lists(reader) >= USERS * EVENTS, "every event has its list")
+        told.everything += get(f"http://127.0.0.1:{own['web_port']}/metrics")[1]
+
+        environment = os.environ | of["console"].environment() | {"RECOMMENDER_CONSOLE_TOKEN": TOKEN}
+        with subprocess.Popen(
+            [sys.executable, "-m", "ops", "console", "--port", "0", "--log-level", "debug"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as console:
+            assert console.stdout is not None
+            found = re.search("http://[^;]+", line := console.stdout.readline())
+            assert found, line
+            wait_until(lambda: get(f"{found[0]}users/u1", TOKEN)[0] == 200, "the console knows a user")
+            assert get(f"{found[0]}users/u1", "wrong-token-of-sixteen")[0] == 401
+            pages = [get(f"{found[0]}{page}", TOKEN)[1] for page in ("", "users/u1", "metrics", "health")]
+            console.terminate()
+            told.everything += [*pages, line + console.stdout.read()]
+
+        with Stream(of["producer"], events_per_s=50):
+            status, said = told.command(reader, "watch", "--lists", "3")
+        assert (status, said.count("\n")) == (DONE, 3)
+
+        assert told.result(of["dlq"], "dlq")["total"] == 1
+        assert told.result(of["dlq"], "dlq", "retry", "--map", "user_id=user,item_id=item")["sent"] == 1
+        forget = ["forget", "u3", "--receipt", str(tmp_path / "receipt")]
+        assert told.result(of["forget"], *forget, "--yes")["done"]
+        told.command(of["forget"], *forget, "--verify")
+        assert worker.stop() == 0
+    told.everything.append(worker.output)
+
+    # the broker waits for a worker that has left for as long as its session
+    wait_until(lambda: told.command(of["reset"], "reset", "--yes")[0] == DONE, "the app is reset")
+    before = lists(reader)
+    with WorkerProcess(cluster.mutual("worker"), tmp_path, **own | {"worker_id": "m"}) as worker:
+        wait_until(lambda: lists(reader) >= before + USERS * EVENTS, "every event has its list again")
+        assert worker.stop() == 0
+    told.everything.append(worker.output)
+
+    announced = [m.value() or b"" for _, batch in read_topic(of["promote"], "models", {0: 2}) for m in batch]
+    told.everything += [value.decode() for value in announced]
+    assert len(announced) == 2
+    everything = "\n".join(told.everything)
+    assert len(everything) > 10_000
+    assert SECRET not in everything
+
+
+def test_who_has_no_rights_is_told_all_that_is_missing(cluster: Secured) -> None:
+    nobody = cluster.user("nobody", ())
+    for process in PROCESSES:
+        with pytest.raises(Refused) as raised:
+            admit(nobody, process)
+        for resource, name, operations in access(nobody, process):
+            if resource != "transactional-id":  # nobody but its coordinator knows
+                assert f"{' and '.join(sorted(operations))} {resource} {name}" in str(raised.value)
+        assert f"ops acls --process {process}" in str(raised.value)
+
+
+def test_a_worker_without_one_right_ends_with_a_line_that_names_it(cluster: Secured, told: Told) -> None:
+    mine = cluster.settings("worker")
+    less = [one for one in access(mine, "worker") if one.name != mine.changelog]
+    settings = cluster.user("worker-without-changelog", tuple(less))
+    status, said = told.program(settings, "stream_app")
+    assert status == REFUSED, said
+    named = "worker-without-changelog has no right to READ and WRITE topic shop-users-changelog: "
+    assert [line for line in said.splitlines() if named in line] == said.splitlines()[-1:]
+
+
+def test_letters_are_not_sent_again_without_the_right_to_a_transaction(cluster: Secured, told: Told) -> None:
+    told.result(cluster.settings("topics"), "topics")
+    less = [one for one in access(cluster.settings("dlq"), "dlq") if one.resource != "transactional-id"]
+    status, said = told.command(cluster.user("dlq-without-transactions", tuple(less)), "dlq", "retry")
+    assert (status, said) == (REFUSED, "ops dlq: there is no right to WRITE transactional-id shop-dlq\n")
+
+
+@pytest.mark.parametrize("program", ["worker", "training", "ops", "history"])
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"sasl_password": f"not-{SECRET}"}, "sasl_password"), ({"ssl_ca_file": ""}, "ssl_ca_file")],
+    ids=["wrong password", "unknown authority"],
+)
+def test_who_is_not_let_in_says_so_in_one_line_that_names_the_setting_and_ends(
+    cluster: Secured, told: Told, program: str, changes: dict[str, str], named: str
+) -> None:
+    settings = cluster.settings("reader", **changes)
+    if program == "worker":
+        status, said = told.program(settings, "stream_app")
+    elif program == "training":
+        status, said = told.program(settings, "training", "run")
+    else:
+        status, said = told.command(settings, {"ops": "topics"}.get(program, program))
+    assert status == REFUSED, said
+    assert named in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert SECRET not in "".join(told.everything)
+
+
+def test_a_certificate_is_asked_for_and_of_the_right_host(cluster: Secured) -> None:
+    mine = cluster.mutual("worker")
+    with pytest.raises(Refused, match=r"ssl_certificate_file \(empty\) is wrong"):
+        admit(mine.model_copy(update={"ssl_certificate_file": "", "ssl_key_file": ""}), "worker")
+    elsewhere = mine.broker.replace("127.0.0.1", "localhost")
+    with pytest.raises(Refused, match=f"the host in broker {elsewhere} is wrong"):
+        admit(mine.model_copy(update={"broker": elsewhere}), "worker")
+
+
+def test_events_are_not_taken_from_who_may_only_read(cluster: Secured) -> None:
+    told_result = cluster.settings("reader")
+    with pytest.raises(AssertionError):
+        send(told_result, told_result.interactions, ("u1", event.encode(Event("u1", "i1", 1))))
+
+
+def test_the_command_grants_what_it_prints(cluster: Secured, told: Told) -> None:
+    cluster.user("granted", ())
+    settings = cluster.settings("granted")
+    root = settings.model_copy(update={"broker": cluster.broker.bootstrap, "security_protocol": "plaintext"})
+    plain = Settings(_env_file=None, **root.model_dump(include={"broker", "app"}))
+    command = ["acls", "--process", "console", "--principal", "User:granted"]
+    printed = told.command(plain, *command)[1]
+    assert f"--allow-principal User:granted --operation READ --topic {plain.models}\n" in printed
+    with pytest.raises(Refused):
+        admit(settings, "console")
+    assert told.result(plain, *command, "--grant")["granted"]
+    wait_until(lambda: admit(settings, "console"), "it may", 10)
+    status, said = told.command(settings, *command, "--grant")
+    assert status == REFUSED
+    assert said.startswith("ops acls: not everything was granted to User:granted: there is no right to ALTER the clus")
