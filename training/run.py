@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -13,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException
 from pydantic import BeforeValidator, Field
 
 from schemas import logs
+from schemas.admission import admit
 from schemas.artefact import Manifest
 from schemas.cluster import Cluster
 from schemas.malformed import Malformed
@@ -37,6 +39,7 @@ _DEFAULTS: Final = Recipe()
 _LIMITS: Final = Limits()
 _AFTER_FAILURE_S: Final = 300.0
 """until the next try after a failure, at most: what fails at first is often just an empty log"""
+_FIRST_ANSWER_S: Final = 3.0
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 _log = structlog.get_logger()
@@ -140,13 +143,16 @@ class Run(Report):
         """Train once, or again and again.
 
         Raises:
-            Refused: a setting is wrong, see `retrain_once`.
+            Refused: a setting is wrong, or the cluster does not let us in, see `retrain_once`.
             FAILURES: the retraining failed, and there is no next one.
         """
         logs.configure(self.log_level)
         # Read once, when torch loads: threads that wait must sleep. On cores that a broker and workers share, spinning
         # ones made a training four times slower.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        if self.from_inter is None:
+            with suppress(KafkaException):  # an outage is a failed retraining, and told as one
+                admit(self, "training", _FIRST_ANSWER_S)
         # imported only now, for that, and so that --help and a wrong setting answer at once
         from training import job
         from training.fitting import distributed

@@ -194,24 +194,29 @@ def test_letters_are_not_sent_again_without_the_right_to_a_transaction(cluster: 
     assert (status, said) == (REFUSED, "ops dlq: there is no right to WRITE transactional-id shop-dlq\n")
 
 
-@pytest.mark.parametrize("program", ["worker", "training", "ops", "history"])
 @pytest.mark.parametrize(
-    ("changes", "named"),
-    [({"sasl_password": f"not-{SECRET}"}, "sasl_password"), ({"ssl_ca_file": ""}, "ssl_ca_file")],
-    ids=["wrong password", "unknown authority"],
+    ("program", "wrong"),
+    [
+        ("stream_app", "sasl_password"),
+        ("training run", "ssl_ca_file"),
+        ("topics", "sasl_password"),
+        ("topics", "ssl_ca_file"),
+        ("dlq", "sasl_password"),
+        ("console", "sasl_password"),
+        ("history", "sasl_password"),
+    ],
 )
 def test_who_is_not_let_in_says_so_in_one_line_that_names_the_setting_and_ends(
-    cluster: Secured, told: Told, program: str, changes: dict[str, str], named: str
+    cluster: Secured, told: Told, program: str, wrong: str
 ) -> None:
-    settings = cluster.settings("reader", **changes)
-    if program == "worker":
-        status, said = told.program(settings, "stream_app")
-    elif program == "training":
-        status, said = told.program(settings, "training", "run")
+    changes = {"sasl_password": f"not-{SECRET}", "ssl_ca_file": ""}
+    settings = cluster.settings("reader", **{wrong: changes[wrong]})
+    if program in ("stream_app", "training run"):
+        status, said = told.program(settings, *program.split())
     else:
-        status, said = told.command(settings, {"ops": "topics"}.get(program, program))
+        status, said = told.command(settings, program, *(["--port", "0"] if program == "console" else []))
     assert status == REFUSED, said
-    assert named in said.splitlines()[-1]
+    assert wrong in said.splitlines()[-1]
     assert "Traceback" not in said
     assert SECRET not in "".join(told.everything)
 
