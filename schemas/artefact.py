@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from schemas.event import MAX_ID_BYTES
 from schemas.item import item_hash
 from schemas.malformed import Malformed
 
@@ -34,8 +35,13 @@ ITEMS: Final = "items.msgpack"
 PROBES: Final = "probes.safetensors"
 WEIGHTS: Final = "weights.safetensors"
 
+MAX_MANIFEST_BYTES: Final = 1_000_000
+"""what a topic takes by default"""
+
 Version = Annotated[int, Field(gt=0, lt=1 << 64)]
-Positive = Annotated[int, Field(gt=0)]
+Rows = Annotated[int, Field(gt=0, lt=1 << 31)]
+Floats = Annotated[int, Field(gt=0, lt=1 << 16)]
+"""as many as a state record can count"""
 
 
 class File(BaseModel):
@@ -44,7 +50,7 @@ class File(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    size: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0, le=1 << 40)]
     """bytes"""
 
 
@@ -81,12 +87,12 @@ class Manifest(BaseModel):
     """UTC milliseconds of the export"""
     path: Annotated[str, Field(min_length=1, max_length=1024)]
     """of the artefact's directory, relative to the artefact store"""
-    files: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+\.[a-z]+$")], File]
-    items: Positive
+    files: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+\.[a-z]+$")], File], Field(max_length=32)]
+    items: Rows
     """N, rows of the catalogue"""
-    width: Positive
+    width: Floats
     """D, floats of a query"""
-    state: Positive
+    state: Floats
     """S, floats of a state"""
     offsets: dict[str, int] = {}
     """for each partition of `interactions`, the first offset that was not trained on"""
@@ -134,22 +140,32 @@ class Probes:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The manifest as JSON."""
-    return manifest.model_dump_json(indent=1).encode()
+    """The manifest as JSON.
+
+    Raises:
+        Malformed: it is too large for a topic.
+    """
+    return _bounded(manifest.model_dump_json(indent=1).encode())
 
 
 def decode_manifest(value: bytes) -> Manifest:
     """Decode a manifest.
 
     Raises:
-        Malformed: not a manifest of this format; the first broken rule is named.
+        Malformed: too large, or not a manifest of this format; the first broken rule is named.
     """
     try:
-        return Manifest.model_validate_json(value)
+        return Manifest.model_validate_json(_bounded(value))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(("manifest", *map(str, first["loc"])))
         raise Malformed(field, first["input"], first["msg"].lower()) from None
+
+
+def _bounded(manifest: bytes) -> bytes:
+    if len(manifest) > MAX_MANIFEST_BYTES:
+        raise Malformed("manifest", f"{len(manifest)} bytes", f"must be at most {MAX_MANIFEST_BYTES} bytes")
+    return manifest
 
 
 def build_catalogue(embedding: NDArray[np.float32], bias: NDArray[np.float32], item_ids: list[str]) -> Catalogue:
@@ -185,8 +201,8 @@ def decode_catalogue(arrays: bytes, item_ids: bytes) -> Catalogue:
         ids = msgpack.unpackb(item_ids)
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise Malformed(ITEMS, item_ids, f"must be msgpack ({error})") from None
-    if type(ids) is not list or not all(type(i) is str for i in ids):
-        raise Malformed(ITEMS, ids, "must be a list of strings")
+    if type(ids) is not list or not all(type(i) is str and 0 < len(i) <= MAX_ID_BYTES for i in ids):
+        raise Malformed(ITEMS, ids, f"must be a list of strings, each of 1 to {MAX_ID_BYTES} bytes")
     return _checked(Catalogue(loaded["embedding"], loaded["bias"], loaded["hash"], ids))
 
 

@@ -4,13 +4,23 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict
 
-from schemas.artefact import MANIFEST, File, Manifest, Version, decode_manifest, encode_manifest
+from schemas.artefact import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    File,
+    Manifest,
+    Version,
+    decode_manifest,
+    encode_manifest,
+)
 from schemas.malformed import Malformed
 from schemas.settings import Refused
 
@@ -98,16 +108,15 @@ class ArtefactStore:
             Malformed: a file differs from the manifest, or the path leaves the store.
             OSError: a file is missing or the store cannot be reached.
         """
-        directory = self._inside(manifest.path)
         files: dict[str, bytes] = {}
         for name, expected in manifest.files.items():
-            content: bytes = self._fs.cat_file(posixpath.join(directory, name))
+            path = self._inside(manifest.path, name)
+            rule = f"must be {expected.size} bytes with SHA-256 {expected.sha256}"
+            if (size := self._fs.size(path)) != expected.size:  # before it is in memory
+                raise Malformed(f"{manifest.path}/{name}", f"{size} bytes", rule)
+            content: bytes = self._fs.cat_file(path)
             if _file(content) != expected:
-                raise Malformed(
-                    f"{manifest.path}/{name}",
-                    f"{len(content)} bytes",
-                    f"must be {expected.size} bytes with SHA-256 {expected.sha256}",
-                )
+                raise Malformed(f"{manifest.path}/{name}", f"{len(content)} bytes", rule)
             files[name] = content
         return files
 
@@ -134,6 +143,8 @@ class ArtefactStore:
         manifests, announcements, broken = [], [], {}
         for path in self._glob("*", MANIFEST) + self._glob(_ANNOUNCEMENTS, "*.json"):
             try:
+                if (size := self._fs.size(path) or 0) > MAX_MANIFEST_BYTES:
+                    raise Malformed("size", size, f"must be at most {MAX_MANIFEST_BYTES} bytes")
                 content = self._fs.cat_file(path)
                 if posixpath.basename(path) == MANIFEST:
                     manifests.append(decode_manifest(content))
@@ -162,11 +173,17 @@ class ArtefactStore:
         found: list[str] = self._fs.glob(posixpath.join(self._root, *pattern)) if self._fs.exists(self._root) else []
         return found
 
-    def _inside(self, path: str) -> str:
+    def _inside(self, path: str, *names: str) -> str:
+        """The place of an artefact, or of a file of it; a link must not lead out of the store either."""
         if not all(_PLAIN.fullmatch(part) and part.strip(".") for part in path.split("/")):
             rule = "must be a relative path inside the artefact store, of letters, digits, '.', '_' and '-'"
             raise Malformed("manifest.path", path, rule)
-        return posixpath.join(self._root, path)
+        place = posixpath.join(self._root, path, *names)
+        if isinstance(self._fs, LocalFileSystem):
+            root, leads_to = Path(self._root).resolve(), Path(place).resolve()
+            if not leads_to.is_relative_to(root):
+                raise Malformed("manifest.path", path, f"must not be a link out of the artefact store, to {leads_to}")
+        return place
 
 
 def described(files: Mapping[str, bytes]) -> dict[str, File]:

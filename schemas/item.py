@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 
-from schemas.event import MAX_ID_BYTES
+from schemas.event import MAX_ID_BYTES, MAX_VALUE_BYTES
 from schemas.malformed import Malformed
 from schemas.packing import unpack_map
 
@@ -35,8 +35,10 @@ def decode(value: bytes) -> Item:
     """Decode a msgpack map or a JSON object; unknown fields are ignored.
 
     Raises:
-        Malformed: a field has the wrong type.
+        Malformed: a field has the wrong type, or the value is larger than that of an event may be.
     """
+    if len(value) > MAX_VALUE_BYTES:
+        raise Malformed("value", f"{len(value)} bytes", f"must be at most {MAX_VALUE_BYTES} bytes")
     fields = unpack_map(value, "value")
     attributes = fields.get("attributes", {})
     if type(attributes) is not dict:

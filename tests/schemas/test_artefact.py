@@ -12,6 +12,7 @@ from safetensors.numpy import save
 from schemas.artefact import (
     CATALOGUE,
     ITEMS,
+    MAX_MANIFEST_BYTES,
     PROBES,
     STEP,
     File,
@@ -73,7 +74,11 @@ def test_manifest_may_leave_out_its_provenance():
         ("path", ""),
         ("path", "x" * 1025),
         ("items", 0),
+        ("items", 1 << 31),
         ("width", -1),
+        ("width", 1 << 16),
+        ("state", 1 << 16),
+        ("files", {f"f{number}.bin": FILE for number in range(33)}),
         ("state", None),
         ("offsets", {"0": "end"}),
         ("metrics", {"ndcg": None}),
@@ -105,7 +110,7 @@ def test_file_names_are_plain(name: str):
         decode_manifest(manifest_json(files=FIELDS["files"] | {name: FILE}))
 
 
-@pytest.mark.parametrize("wrong", [{"sha256": "0" * 63}, {"sha256": "G" * 64}, {"size": -1}, {"size": None}])
+@pytest.mark.parametrize("wrong", [{"sha256": "0" * 63}, {"sha256": "G" * 64}, {"size": -1}, {"size": 10**15}])
 def test_file_needs_a_digest_and_a_size(wrong: dict[str, object]):
     with pytest.raises(Malformed, match=r"manifest\.files\.step\.onnx"):
         decode_manifest(manifest_json(files=FIELDS["files"] | {STEP: FILE | wrong}))
@@ -115,6 +120,14 @@ def test_file_needs_a_digest_and_a_size(wrong: dict[str, object]):
 def test_metric_that_json_cannot_hold_is_refused_before_it_is_written(number: float):
     with pytest.raises(ValueError, match="finite number"):
         Manifest(**FIELDS, metrics={"ndcg": number})
+
+
+def test_a_manifest_that_no_topic_takes_is_neither_written_nor_read():
+    large = Manifest(**FIELDS, parameters={"text": "x" * MAX_MANIFEST_BYTES})
+    with pytest.raises(Malformed, match=f"manifest: must be at most {MAX_MANIFEST_BYTES} bytes"):
+        encode_manifest(large)
+    with pytest.raises(Malformed, match=f"manifest: must be at most {MAX_MANIFEST_BYTES} bytes"):
+        decode_manifest(large.model_dump_json().encode())
 
 
 @given(st.binary(max_size=50) | st.text().map(str.encode))
@@ -167,7 +180,15 @@ def test_two_items_with_one_hash_are_refused_when_a_catalogue_is_read():
         decode_catalogue(arrays, msgpack.packb(IDS))
 
 
-@pytest.mark.parametrize("ids", [b"", b"\xc1", b"\x81\x90\x01", *map(msgpack.packb, ("abc", {"a": 1}, ["a", 1, "c"]))])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        b"",
+        b"\xc1",
+        b"\x81\x90\x01",
+        *map(msgpack.packb, ("abc", {"a": 1}, ["a", 1, "c"], ["a", "", "c"], ["a", "x" * 257, "c"])),
+    ],
+)
 def test_item_ids_must_be_a_list_of_strings(ids: bytes):
     arrays, _ = encode_catalogue(build_catalogue(EMBEDDING, BIAS, IDS))
     with pytest.raises(Malformed, match=ITEMS):
@@ -185,6 +206,25 @@ def test_catalogue_without_an_array_of_the_right_type_is_malformed(array: str, c
     with pytest.raises(Malformed) as raised:
         decode_catalogue(save(arrays), msgpack.packb(IDS))
     assert raised.value.field == f"{CATALOGUE}.{array}"
+
+
+@pytest.mark.parametrize("rows", [4, 10**12])
+def test_a_catalogue_that_claims_more_rows_than_it_has_takes_no_memory_for_them(rows: int):
+    arrays, ids = encode_catalogue(build_catalogue(EMBEDDING, BIAS, IDS))
+    length = int.from_bytes(arrays[:8], "little")
+    header = json.loads(arrays[8 : 8 + length])
+    header["embedding"]["shape"] = [rows, 4]
+    header["embedding"]["data_offsets"] = [0, 16 * rows]
+    claimed = json.dumps(header).encode()
+    with pytest.raises(Malformed, match=CATALOGUE):
+        decode_catalogue(len(claimed).to_bytes(8, "little") + claimed + arrays[8 + length :], ids)
+
+
+@pytest.mark.parametrize("claim", [b"\xdd\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\x91" * 10_000])
+def test_item_ids_that_claim_more_than_there_is_are_malformed(claim: bytes):
+    arrays, _ = encode_catalogue(build_catalogue(EMBEDDING, BIAS, IDS))
+    with pytest.raises(Malformed, match=ITEMS):
+        decode_catalogue(arrays, claim)
 
 
 def test_probes_round_trip():

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from schemas.artefact import CATALOGUE, ITEMS, MANIFEST, PROBES, STEP, Manifest
+from schemas.artefact import CATALOGUE, ITEMS, MANIFEST, MAX_MANIFEST_BYTES, PROBES, STEP, Manifest
 from schemas.artefact_store import Announcement, ArtefactStore, described
 from schemas.malformed import Malformed
 from schemas.settings import Refused
@@ -155,6 +155,42 @@ def test_no_path_outside_the_store_is_read(tmp_path: Path, path: str):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(Malformed, match=r"manifest\.path"):
         ArtefactStore(str(tmp_path / "art")).read(manifest(path=path))
+
+
+@pytest.mark.parametrize("linked", ["7", f"7/{STEP}"])
+def test_no_link_leads_out_of_the_store(tmp_path: Path, linked: str):
+    store, outside = ArtefactStore(str(tmp_path / "art")), tmp_path / "outside"
+    store.write(FILES, manifest())
+    place = tmp_path / "art" / linked
+    place.rename(outside)
+    place.symlink_to(outside)
+    with pytest.raises(Malformed, match="must not be a link out of the artefact store"):
+        store.read(manifest())
+
+
+def test_a_store_may_itself_be_reached_by_a_link(tmp_path: Path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "art").symlink_to(tmp_path / "disk")
+    store = ArtefactStore(str(tmp_path / "art"))
+    store.write(FILES, manifest())
+    assert store.read(manifest()) == FILES
+
+
+def test_a_file_of_another_size_is_not_read_into_memory(store: ArtefactStore, monkeypatch: pytest.MonkeyPatch):
+    store.write(FILES, manifest())
+    monkeypatch.setattr(store._fs, "cat_file", lambda *_: pytest.fail("was read"))
+    other = manifest(FILES | {STEP: b"graph and more"})
+    with pytest.raises(Malformed, match=r"7/step\.onnx: must be 14 bytes"):
+        store.read(other)
+
+
+def test_a_manifest_that_is_too_large_is_named_and_not_read(store: ArtefactStore):
+    store.write(FILES, manifest())
+    store._fs.makedirs(f"{store._root}/8")
+    store._fs.pipe_file(f"{store._root}/8/{MANIFEST}", b" " * (MAX_MANIFEST_BYTES + 1))
+    found = store.contents()
+    assert found.manifests == [manifest()]
+    assert found.broken == {f"8/{MANIFEST}": f"size: must be at most {MAX_MANIFEST_BYTES} bytes, got 1000001"}
 
 
 def test_an_unknown_file_system_is_refused():

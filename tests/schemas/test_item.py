@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.event import MAX_VALUE_BYTES
 from schemas.item import Item, decode, decode_key, encode, item_hash
 from schemas.malformed import Malformed
 
@@ -45,6 +46,11 @@ def test_wrong_types_are_malformed(field: str, wrong: object):
     with pytest.raises(Malformed) as raised:
         decode(msgpack.packb({field: wrong}))
     assert raised.value.field == field
+
+
+def test_what_is_larger_than_an_event_may_be_is_malformed():
+    with pytest.raises(Malformed, match=f"value: must be at most {MAX_VALUE_BYTES} bytes"):
+        decode(msgpack.packb({"title": "x" * MAX_VALUE_BYTES}))
 
 
 @given(st.binary(max_size=100))
