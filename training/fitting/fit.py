@@ -152,14 +152,14 @@ def _step(
     learner: Learner[Model], items: NDArray[np.int32], windows: Spans, learning_rate: float, device: Device
 ) -> float:
     """One step of the optimiser; the loss before it."""
-    at = learner.standing
-    torch.manual_seed(_seed(learner.recipe.seed, at.steps, distributed.rank()))
+    at, recipe = learner.standing, learner.recipe
+    torch.manual_seed(_seed(recipe.seed, at.steps, distributed.rank()))
     tokens = windows.events - len(windows)
     share, parameters = distributed.share(windows), list(learner.model.parameters())
     loss = 0.0
     if len(share):
         weight = (share.events - len(share)) / tokens
-        loss = weight * backward(learner.model, collate(items, share), device, learner.recipe.ahead)
+        loss = weight * backward(learner.model, collate(items, share), device, recipe.ahead, recipe.negatives)
     else:
         weight = 0.0
         learner.optimizer.zero_grad(set_to_none=False)
@@ -173,7 +173,7 @@ def _step(
     # The learning rate is rank 0's: with minutes it depends on the clock.
     loss, learning_rate = distributed.add_up(gradients, [loss, 0.0 if distributed.rank() else learning_rate])
     if not math.isfinite(loss):
-        raise Diverged(f"the loss is {loss}: lower the learning rate ({learner.recipe.learning_rate})")
+        raise Diverged(f"the loss is {loss}: lower the learning rate ({recipe.learning_rate})")
     learner.update(learning_rate)
     learner.standing = replace(
         at,

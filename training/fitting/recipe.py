@@ -26,6 +26,9 @@ class Recipe:
     ahead: tuple[float, ...] = ()
     """Weights of the second, third, … event after a token as its targets, beside the next one with 1. Sparse data need
     them: what comes soon says nearly as much of an item as what comes next."""
+    negatives: int | None = None
+    """Items of a step's softmax, drawn from the catalogue, besides the targets of its batch; None takes them all. A
+    large catalogue is most of a step's time; with a tenth of it a step says nearly the same."""
     co_occurrence: bool = True
     """Whether the embeddings of a new model start from which items stand close to each other, not at random."""
     patience: int = 5

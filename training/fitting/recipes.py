@@ -11,6 +11,12 @@ from training.fitting.recipe import Recipe
 
 FILE: Final = Path(__file__).with_name("recipes.toml")
 
+SPARSE_PER_ITEM: Final = 30
+"""events of an item, on average, below which data are sparse"""
+TOKENS_PER_STEP: Final = 4600
+LARGE_CATALOGUE: Final = 16_384
+NEGATIVES: Final = 4096
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -37,6 +43,7 @@ class Entry:
     def recipe_for(self, sizes: Sizes, model: str = "lrurec") -> Recipe:
         """How `model` is trained on a data set of these sizes."""
         ours = by_size(sizes) if self.recipe is None else replace(Recipe(), **self.recipe)
+        ours = replace(ours, ahead=tuple(ours.ahead))  # TOML has lists only
         return replace(ours, **self.sasrec) if model == "sasrec" else ours
 
 
@@ -46,21 +53,26 @@ def entries() -> dict[str, Entry]:
 
 
 def by_size(sizes: Sizes) -> Recipe:
-    """What suits a data set of these sizes.
+    """What suits a data set of these sizes; near those of MovieLens 1M and Beauty for theirs.
 
-    The more events an item has, the less must be dropped so that the model does not learn its few events by heart; the
-    longer histories are, the longer the windows, and the fewer of them make a step of some thousand tokens.
+    The more events an item has, the less must be dropped so that the model does not learn its few events by heart, the
+    more epochs it can learn from, and the less it needs the events further ahead. The longer histories are, the longer
+    the windows, and the fewer of them make a step of some thousand tokens. A large catalogue is drawn from.
     """
     per_item = sizes.events / sizes.items
-    window = min(max(sizes.longest, 50), 200)
+    sparse = per_item < SPARSE_PER_ITEM
+    window = min(max(sizes.longest, 50), 400)
+    windows = round(TOKENS_PER_STEP * sizes.users / sizes.events)
     return Recipe(
         window=window,
-        batch=64 if window >= 100 else 256,
-        epochs=44 if per_item > 30 else 16,
-        learning_rate=5e-3,
-        warmup_steps=400,
-        dropout=round(min(max(0.85 - 0.265 * math.log10(per_item), 0.2), 0.7), 2),
-        ema=0.999,
+        batch=min(max(windows, 8), 256),
+        epochs=round(min(max(2.7 + 13.5 * math.log10(per_item), 10), 40)),
+        learning_rate=5e-3 if sparse else 4e-3,
+        warmup_steps=400 if sparse else 800,
+        dropout=round(min(max(0.806 - 0.2457 * math.log10(per_item), 0.2), 0.7), 2),
+        ahead=(0.5, 0.25) if sparse else (),
+        negatives=NEGATIVES if sizes.items > LARGE_CATALOGUE else None,
+        ema=0.999 if sparse else 0.9995,
         evaluate_every=4,
         patience=12,
     )

@@ -7,7 +7,7 @@ for each other most of the time.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from training.fitting.device import Device
 from training.log.windows import Batch
+from training.model.candidates import Candidates, draw, sampled_softmax
 from training.model.dropout import drawing_from
 from training.model.full_softmax import Targets, full_softmax
 from training.model.lrurec import SequenceModel
@@ -43,7 +44,9 @@ class _Gradient(NamedTuple):
     """of the other parameters, in their order"""
 
 
-def backward(model: SequenceModel, batch: Batch, device: Device, ahead: Sequence[float] = ()) -> float:
+def backward(
+    model: SequenceModel, batch: Batch, device: Device, ahead: Sequence[float] = (), negatives: int | None = None
+) -> float:
     """Leave the gradient of the batch's loss in the parameters' `grad` and return the loss.
 
     The loss is the mean of -log softmax over the whole catalogue at each of the batch's T ≥ 1 tokens; it may be
@@ -54,12 +57,14 @@ def backward(model: SequenceModel, batch: Batch, device: Device, ahead: Sequence
         batch: T ≥ 1 tokens.
         device: where the model is.
         ahead: weights of the second, third, … event after a token as targets of it as well, where its sequence has one.
+        negatives: as in a recipe; the whole catalogue where it has no more.
     """
+    candidates = draw(batch.targets, len(model.bias), negatives, device.name)
     shares = _shares(batch, torch.get_num_threads() if device.name == "cpu" else 1)
     if len(shares) == 1:
-        gradients = [_of_share(model, shares[0], device, ahead)]
+        gradients = [_of_share(model, shares[0], device, ahead, candidates)]
     else:
-        working = [_threads(len(shares)).submit(_alone, model, share, device, ahead) for share in shares]
+        working = [_threads(len(shares)).submit(_alone, model, share, device, ahead, candidates) for share in shares]
         gradients = [share.result() for share in working]
     for parameter, *parts in zip(
         (model.embedding.weight, model.bias, *_others(model)),
@@ -94,13 +99,17 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "share")
 
 
-def _alone(model: SequenceModel, share: _Share, device: Device, ahead: Sequence[float]) -> _Gradient:
+def _alone(
+    model: SequenceModel, share: _Share, device: Device, ahead: Sequence[float], candidates: Candidates | None
+) -> _Gradient:
     # Again for every share: a thread's first operation takes over what any thread has set last.
     torch.set_num_threads(1)
-    return _of_share(model, share, device, ahead)
+    return _of_share(model, share, device, ahead, candidates)
 
 
-def _of_share(model: SequenceModel, share: _Share, device: Device, ahead: Sequence[float]) -> _Gradient:
+def _of_share(
+    model: SequenceModel, share: _Share, device: Device, ahead: Sequence[float], candidates: Candidates | None
+) -> _Gradient:
     inputs, targets = share.inputs.to(device.name), share.targets.to(device.name)
     x = model.embedding.weight.detach()[inputs].requires_grad_()
     with drawing_from(share.generator):
@@ -108,7 +117,8 @@ def _of_share(model: SequenceModel, share: _Share, device: Device, ahead: Sequen
             query, _ = model(x, packing=share.packing)
         query = query.float()
         further = _further(share.packing, targets, ahead)
-        found = full_softmax(query, model.embedding.weight, model.bias, targets, device.dtype, share.tokens, further)
+        softmax = partial(sampled_softmax, candidates) if candidates else full_softmax
+        found = softmax(query, model.embedding.weight, model.bias, targets, device.dtype, share.tokens, further)
         grad_x, *others = torch.autograd.grad(query, [x, *_others(model)], found.query)
     found.embedding.index_add_(0, inputs, grad_x)
     return _Gradient(found.loss, (found.embedding, found.bias), tuple(others))

@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 
@@ -25,10 +25,23 @@ def test_a_recipe_of_its_own_comes_before_the_sizes_and_sasrec_may_differ() -> N
     assert Entry().recipe_for(SPARSE) == by_size(SPARSE)
 
 
+@pytest.mark.parametrize(("name", "sizes"), [("ml-1m", DENSE), ("beauty", SPARSE)])
+def test_the_sizes_alone_lead_near_the_recipes_that_were_tuned(name: str, sizes: Sizes) -> None:
+    found, tuned = asdict(by_size(sizes)), asdict(entries()[name].recipe_for(sizes))
+    free = {"evaluate_every", "patience"}
+    for key in tuned.keys() - free:
+        near = isinstance(tuned[key], int | float) and not isinstance(tuned[key], bool)
+        assert found[key] == (pytest.approx(tuned[key], rel=0.1) if near else tuned[key]), key
+
+
+def test_a_recipe_has_a_tuple_where_toml_has_a_list() -> None:
+    assert Entry(recipe={"ahead": [0.5]}).recipe_for(SPARSE) == Recipe(ahead=(0.5,))
+
+
 def test_sparse_data_has_more_dropout_and_long_histories_have_long_windows() -> None:
     dense, sparse = by_size(DENSE), by_size(SPARSE)
     assert dense.dropout < sparse.dropout
-    assert dense.window == 200 > sparse.window
+    assert dense.window == 400 > sparse.window
 
 
 @pytest.mark.parametrize("items", [1, 10**3, 10**7])
