@@ -23,7 +23,7 @@ from schemas.artefact import (
 )
 from schemas.malformed import Malformed
 from schemas.recommendation import encode_item_head
-from stream_app.ranking import Ranker
+from stream_app.ranking import make_ranker
 
 UNKNOWN: Final = -1
 """row of an item that the model does not know"""
@@ -44,13 +44,12 @@ class Model:
         self.width = manifest.width
         self.item_ids = catalogue.item_ids
         self.item_heads = [encode_item_head(item_id) for item_id in catalogue.item_ids]
-        self._embedding = catalogue.embedding
         self._bias = catalogue.bias
         self._session = _session(step)
         _check_shapes(self._session, manifest, catalogue)
         self._order = np.argsort(catalogue.hashes).astype(np.int32)
         self._sorted_hashes = catalogue.hashes[self._order]
-        self._ranker = Ranker(catalogue.embedding, catalogue.bias)
+        self._ranker = make_ranker(catalogue.embedding, catalogue.bias)
 
     def rows(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Catalogue rows of item hashes, any shape; UNKNOWN for an item the model does not know."""
@@ -61,7 +60,7 @@ class Model:
         self, states: NDArray[np.float32], rows: NDArray[np.int32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Advance `states` f32[B, S] by one item each, `rows` i32[B]: the next states and the queries f32[B, D]."""
-        next_states, queries = self._session.run(None, {"state": states, "x": self._embedding[rows]})
+        next_states, queries = self._session.run(None, {"state": states, "x": self._ranker.embeddings(rows)})
         return next_states, queries
 
     def rank(
@@ -72,7 +71,7 @@ class Model:
 
     def scores(self, queries: NDArray[np.float32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Scores f32[B, K] of the items in `rows` i32[B, K] for `queries` f32[B, D]."""
-        products: NDArray[np.float32] = np.einsum("bd,bkd->bk", queries, self._embedding[rows])
+        products: NDArray[np.float32] = np.einsum("bd,bkd->bk", queries, self._ranker.embeddings(rows))
         return products + self._bias[rows]
 
     def set_unavailable(self, item_hashes: Collection[int]) -> None:

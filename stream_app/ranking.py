@@ -5,37 +5,29 @@ Shape letters: E lists wanted, N items, D model width, K list length, C columns 
 
 import math
 import threading
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stream_app.bounded_ranking import BoundedRanker
 
 _CHUNK_SCORES: Final = 1 << 18
 """scores computed at a time: 1 MiB of float32, which stays in a core's cache"""
 
 
-class Ranker:
-    """Ranks all items of a catalogue for a query: score = embedding · query + bias."""
+_PLAIN_ITEMS: Final = 1 << 13
+"""up to so many, scoring every item is faster than finding out which need not be scored"""
 
-    def __init__(self, embedding: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
-        """Take the catalogue: `embedding` [N, D] and `bias` [N]."""
-        n, width = embedding.shape
-        self._columns = 1 << round(math.log2(16 * n) / 2)
-        padded = -(-n // self._columns) * self._columns
-        self._bias = np.full(padded, -np.inf, np.float32)
-        self._bias[:n] = bias
-        # the bias is the last row, and every query gets a last element of one: no pass of its own to add it
-        self._weights = np.zeros((width + 1, padded), np.float32)
-        self._weights[:width, :n] = embedding.T
-        self._weights[width] = self._bias
-        # kept from call to call: fresh memory of this size costs more in page faults than the arithmetic
-        self._scratch = threading.local()
+
+class Ranker(Protocol):
+    """Ranks all items of a catalogue for a query: score = embedding · query + bias. For several threads."""
+
+    def embeddings(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The embeddings of the items in `rows`, of any shape; f32[..., D]."""
 
     def set_unavailable(self, rows: NDArray[np.int32]) -> None:
-        """From now on the items in these rows are never ranked; all others are."""
-        served = self._bias.copy()
-        served[rows] = -np.inf
-        self._weights[-1] = served
+        """From now on the items in these rows are never ranked; all others are. Not during `rank`."""
 
     def rank(
         self, queries: NDArray[np.float32], seen: NDArray[np.int32], seen_lengths: NDArray[np.int64], k: int
@@ -52,6 +44,46 @@ class Ranker:
             rows i32[E, K] and scores f32[E, K], best first, equal scores by row. Where fewer than K items are left,
             the scores at the end are -inf.
         """
+
+
+def make_ranker(embedding: NDArray[np.float32], bias: NDArray[np.float32]) -> Ranker:
+    """The faster ranker for the catalogue `embedding` [N, D] with `bias` [N]; it keeps what it needs of both."""
+    return (PlainRanker if len(bias) <= _PLAIN_ITEMS else BoundedRanker)(embedding, bias)
+
+
+class PlainRanker:
+    """Scores every item, a matrix product for all queries, and chooses the best."""
+
+    def __init__(self, embedding: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+        """Take the catalogue: `embedding` [N, D] and `bias` [N]."""
+        self._embedding = embedding
+        n, width = embedding.shape
+        self._columns = 1 << round(math.log2(16 * n) / 2)
+        padded = -(-n // self._columns) * self._columns
+        self._bias = np.full(padded, -np.inf, np.float32)
+        self._bias[:n] = bias
+        # the bias is the last row, and every query gets a last element of one: no pass of its own to add it
+        self._weights = np.zeros((width + 1, padded), np.float32)
+        self._weights[:width, :n] = embedding.T
+        self._weights[width] = self._bias
+        # kept from call to call: fresh memory of this size costs more in page faults than the arithmetic
+        self._scratch = threading.local()
+
+    def embeddings(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `Ranker.embeddings`."""
+        items: NDArray[np.float32] = self._embedding[rows]
+        return items
+
+    def set_unavailable(self, rows: NDArray[np.int32]) -> None:
+        """See `Ranker.set_unavailable`."""
+        served = self._bias.copy()
+        served[rows] = -np.inf
+        self._weights[-1] = served
+
+    def rank(
+        self, queries: NDArray[np.float32], seen: NDArray[np.int32], seen_lengths: NDArray[np.int64], k: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """See `Ranker.rank`."""
         total = len(queries)
         rows, scores = np.empty((total, k), np.int32), np.empty((total, k), np.float32)
         scratch = self._scores()
