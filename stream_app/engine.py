@@ -34,7 +34,6 @@ from stream_app.shares import share_out
 from stream_app.user_table import UserTable
 
 _ATTEMPTS: Final = 3
-_RECOVERING_PARTITIONS: Final = 4
 _log = structlog.get_logger()
 
 
@@ -113,10 +112,9 @@ class Engine:
         with self._lock:
             for partition in set(self._table.partitions) - set(partitions):
                 self._table.close(partition)
-            new = sorted(set(partitions) - set(self._table.partitions))
+            new = set(partitions) - set(self._table.partitions)
             self.stopwatch.enter(Stage.RECOVER)
-            with ThreadPoolExecutor(_RECOVERING_PARTITIONS) as pool:
-                recovered = dict(zip(new, pool.map(self._table.open, new), strict=True))
+            recovered = self._table.open(new)
             self._send_again({partition: recovery.healed for partition, recovery in recovered.items()})
             self.stopwatch.enter(None)
             records = sum(recovery.records for recovery in recovered.values())

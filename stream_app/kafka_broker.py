@@ -17,6 +17,8 @@ _MAX_DEAD_KEY_BYTES: Final = 1024
 """a broker takes a record of 1 MB by default: what is too large to read must not be too large to put aside"""
 _QUEUE_WAIT_S: Final = 0.1
 """while the client's queue is full"""
+_READ: Final = 1_000
+"""states in a list: more of them are new memory, which costs more time than copying them"""
 _DELIVERY_TIMEOUT_S: Final = 300.0
 _OnDelivery = Callable[[KafkaError | None, Message], None]
 
@@ -87,7 +89,7 @@ class KafkaBroker:
         Raises:
             Refused: a record is not a worker's.
         """
-        for messages in read_range(self._settings, self._settings.changelog, partition, start, end):
+        for messages in read_range(self._settings, self._settings.changelog, partition, start, end, _READ):
             pairs = [(m.key() or b"", m.value()) for m in messages]
             for (key, value), message in zip(pairs, messages, strict=True):
                 if value is not None and not state.is_whole(value) and not key.startswith(CHANGELOG_OWN):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
 _USER: Final = b"\x01"
 _CHANGELOG_POSITION: Final = b"\x00changelog"
@@ -35,6 +35,7 @@ class Store:
             raise OSError(f"{path} cannot be opened{hint}: {error}") from error
         self._unlogged = WriteOptions()
         self._unlogged.disable_wal = True
+        self._deferred = False
         self.changelog_position = self._position(_CHANGELOG_POSITION)
         """next offset of the changelog that is not reflected here"""
         self.input_position = self._position(_INPUT_POSITION)
@@ -81,6 +82,17 @@ class Store:
         """
         self._db.flush()
 
+    def defer_compaction(self) -> None:
+        """Do not merge what is written until `compact_again`: for bulk recovery; a store that is opened merges."""
+        self._db.set_options({"disable_auto_compactions": "true"})
+        self._deferred = True
+
+    def compact_again(self) -> None:
+        """Merge in the background what was written; nothing happens unless it was deferred."""
+        if self._deferred:
+            self._db.set_options({"disable_auto_compactions": "false"})
+            self._deferred = False
+
     @property
     def identity(self) -> bytes | None:
         """What the store says it belongs to; None for a new one."""
@@ -112,6 +124,7 @@ def _options() -> Options:
     options.set_write_buffer_size(32 * _MIB)
     options.set_max_write_buffer_number(3)
     options.set_max_open_files(256)
+    options.set_compression_type(DBCompressionType.none())  # states are random floats: it would cost and save nothing
     options.set_keep_log_file_num(2)
     table = BlockBasedOptions()
     table.set_block_cache(_CACHE)

@@ -8,21 +8,22 @@ sent again, so that compaction keeps the winner.
 """
 
 import json
-import time
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import structlog
-
 from schemas.settings import Refused
-from schemas.state import CHANGELOG_IDENTITY, FORMAT, decode_last_offset
+from schemas.state import CHANGELOG_IDENTITY, FORMAT
 from stream_app.broker import Broker, Confirm, NotOwner, Outgoing
+from stream_app.recovery import Progress, Replay, replay
 from stream_app.store import Store
 
 _ATTEMPTS: Final = 3
-_REPORT_S: Final = 2.0
-_log = structlog.get_logger()
+_RECOVERING_PARTITIONS: Final = 4
+_BULK: Final = 10_000
+"""changelog records to read from which merging them meanwhile costs more than to begin it afterwards"""
 
 
 class Recovered(NamedTuple):
@@ -44,32 +45,49 @@ class UserTable:
         self._confirm = confirm
         self._history_length = history_length
         self._stores: dict[int, Store] = {}
-        self.replayed_at = 0.0
-        """when a part of a changelog was last taken in, in monotonic seconds"""
+        self._progress = Progress()
+
+    @property
+    def replayed_at(self) -> float:
+        """When a part of a changelog was last taken in, in monotonic seconds."""
+        return self._progress.progressed_at
 
     @property
     def partitions(self) -> list[int]:
         """The open partitions."""
         return sorted(self._stores)
 
-    def open(self, partition: int) -> Recovered:
-        """Open a partition's store and bring it up to date with the changelog.
+    def open(self, partitions: Collection[int]) -> dict[int, Recovered]:
+        """Open the partitions' stores and bring them up to date with the changelog, four side by side.
 
         Raises:
-            Refused: the store or the changelog belongs to other topics, or the store is ahead of its changelog.
+            Refused: a store or the changelog belongs to other topics, or a store is ahead of its changelog.
             NotOwner: records must be healed, but the partition belongs to another worker by now.
         """
         identity = self._identity()
-        store = Store(self._directory / str(partition))
+        stores: dict[int, Store] = {}
         try:
-            _refuse_other_world(store, identity)
-            recovered = self._catch_up(store, partition, identity)
-            if store.identity is None:
-                store.identity = identity.in_store
+            ahead = 0
+            for partition in sorted(partitions):
+                stores[partition] = store = Store(self._directory / str(partition))
+                _refuse_other_world(store, identity)
+                low, end = self._broker.changelog_range(partition)
+                _refuse_broken_changelog(store, partition, low, end)
+                ahead += end - store.changelog_position
+                if end - store.changelog_position > _BULK:
+                    store.defer_compaction()
+            self._progress.begin(ahead)
+            with ThreadPoolExecutor(_RECOVERING_PARTITIONS) as pool:
+                recover = partial(self._recover, identity)
+                recovered = dict(zip(stores, pool.map(recover, stores, stores.values()), strict=True))
+            for store in stores.values():
+                store.compact_again()
         except BaseException:
-            store.close()
+            for store in stores.values():
+                store.close()
             raise
-        self._stores[partition] = store
+        self._progress.end()
+        self._stores |= stores
         return recovered
 
     def close(self, partition: int) -> None:
@@ -122,94 +140,48 @@ class UserTable:
         own = {**shared, "changelog": of_topics.changelog}
         return _Identity(json.dumps(shared).encode(), json.dumps(own).encode())
 
+    def _recover(self, identity: "_Identity", partition: int, store: Store) -> Recovered:
+        recovered = self._catch_up(store, partition, identity)
+        if store.identity is None:
+            store.identity = identity.in_store
+        return recovered
+
     def _catch_up(self, store: Store, partition: int, identity: "_Identity") -> Recovered:
         own_record = {CHANGELOG_IDENTITY: identity.on_changelog}
         records, healed = 0, set[bytes]()
         for _ in range(_ATTEMPTS):
             new = store.changelog_position == 0
-            replay = self._replay(store, partition, identity.on_changelog)
-            records += replay.records
-            again = {key: value for key, value in zip(replay.stale, store.get(replay.stale), strict=True) if value}
-            if new and not replay.identified:
+            found = self._replay(store, partition, identity.on_changelog)
+            records += found.records
+            stale = list(found.stale)
+            again = {key: value for key, value in zip(stale, store.get(stale), strict=True) if value}
+            if new and not found.identified:
                 again |= own_record
             if not again:
                 return Recovered(records, healed)
-            if replay.stale and not self._confirm(partition):
+            if stale and not self._confirm(partition):
                 raise NotOwner(f"partition {partition} belongs to another worker")
-            healed |= set(replay.stale)
+            healed |= set(stale)
             offsets = self._broker.send({partition: Outgoing(states=list(again.items()))})[partition]
             if _continues(store.changelog_position, offsets, len(again)):
                 store.write({}, store.changelog_position + len(again))
                 return Recovered(records, healed)
         raise NotOwner(f"another worker keeps writing to partition {partition} of the changelog")
 
-    def _replay(self, store: Store, partition: int, identity: bytes) -> "_Replay":
-        """Bring the store to the changelog's end; the record with the higher last offset wins."""
+    def _replay(self, store: Store, partition: int, identity: bytes) -> Replay:
+        """Bring the store to the changelog's end."""
         low, end = self._broker.changelog_range(partition)
         _refuse_broken_changelog(store, partition, low, end)
-        stale: set[bytes] = set()
-        records, identified = 0, False
-        started = reported = time.monotonic()
-        for position, batch in self._broker.read_changelog(partition, store.changelog_position, end):
-            newest = _newest(batch, stale)
-            if (found := newest.pop(CHANGELOG_IDENTITY, None)) is not None:
-                identified = True
-                if found != identity:
-                    raise Refused(
-                        f"changelog partition {partition} belongs to {found.decode()}, now there are "
-                        f"{identity.decode()}: `python -m ops reset` or a new RECOMMENDER_APP processes the log again"
-                    )
-            if store.changelog_position > 0:
-                _keep_newer(store, newest, stale)
-            store.write(newest, position, logged=False)
-            records += len(batch)
-            self.replayed_at = now = time.monotonic()
-            if now - reported > _REPORT_S:
-                reported = now
-                _log.info("recovering", partition=partition, records=records, per_s=round(records / (now - started)))
-        if records:
-            store.flush()
+        batches = self._broker.read_changelog(partition, store.changelog_position, end)
+        found = replay(store, partition, batches, identity, self._progress)
         if store.changelog_position < end:  # nothing but a gap at the end
             store.write({}, end)
-        return _Replay(records, sorted(stale), identified)
+        return found
 
 
 class _Identity(NamedTuple):
     on_changelog: bytes
     in_store: bytes
-
-
-class _Replay(NamedTuple):
-    records: int
-    stale: list[bytes]
-    """users whose newest record is followed by an older one"""
-    identified: bool
-    """whether the changelog said to which topics it belongs"""
-
-
-def _newest(batch: list[tuple[bytes, bytes | None]], stale: set[bytes]) -> dict[bytes, bytes | None]:
-    """The winner of each user in `batch`; keeps `stale` true for the changelog read so far."""
-    newest: dict[bytes, bytes | None] = {}
-    for key, value in batch:
-        if _older(value, newest.get(key)):
-            stale.add(key)
-        else:
-            newest[key] = value
-            stale.discard(key)
-    return newest
-
-
-def _keep_newer(store: Store, newest: dict[bytes, bytes | None], stale: set[bytes]) -> None:
-    """Drop from `newest` what is older than the store's own record."""
-    keys = list(newest)
-    for key, kept in zip(keys, store.get(keys), strict=True):
-        if _older(newest[key], kept):
-            del newest[key]
-            stale.add(key)
-
-
-def _older(value: bytes | None, than: bytes | None) -> bool:
-    return value is not None and than is not None and decode_last_offset(value) < decode_last_offset(than)
 
 
 def _continues(position: int, offsets: list[int], count: int) -> bool:

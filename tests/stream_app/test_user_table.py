@@ -73,7 +73,7 @@ def offset_of(table: UserTable, user: str) -> int | None:
 def opened_once(cluster: Cluster) -> UserTable:
     """A table that wrote users u and v, and was closed."""
     table = cluster.table()
-    table.open(0)
+    table.open([0])[0]
     records = {b"u": record(3), b"v": record(4)}
     offsets = cluster.send({0: Outgoing(states=list(records.items()))})[0]
     assert table.store(0, records, offsets, 5)
@@ -86,13 +86,13 @@ def opened_once(cluster: Cluster) -> UserTable:
 
 def test_a_new_partition_gets_one_record_that_says_to_which_topics_the_changelog_belongs(cluster: Cluster):
     for name in ("first", "second"):
-        cluster.table(name).open(0)
+        cluster.table(name).open([0])[0]
     assert [entry.key for entry in cluster.entries] == [b"\xffidentity"]
 
 
 def test_what_was_stored_is_there_after_a_restart_without_reading_the_changelog(cluster: Cluster):
     table = opened_once(cluster)
-    assert table.open(0) == Recovered(0, set())
+    assert table.open([0])[0] == Recovered(0, set())
     assert (offset_of(table, "u"), offset_of(table, "v"), offset_of(table, "w")) == (3, 4, None)
     assert table.input_position(0) == 5
 
@@ -101,13 +101,13 @@ def test_what_was_stored_is_there_after_a_restart_without_reading_the_changelog(
 def test_another_history_length_is_refused_since_the_states_depend_on_it(cluster: Cluster, disk: str):
     opened_once(cluster)
     with pytest.raises(Refused, match=r'"history_length": 100.*"history_length": 50'):
-        cluster.table(disk, history_length=50).open(0)
+        cluster.table(disk, history_length=50).open([0])[0]
 
 
 def test_a_lost_disk_is_rebuilt_from_the_changelog(cluster: Cluster):
     opened_once(cluster)
     table = cluster.table("new disk")
-    assert table.open(0).records == 3
+    assert table.open([0])[0].records == 3
     assert (offset_of(table, "u"), offset_of(table, "v")) == (3, 4)
     assert table.input_position(0) == 0
 
@@ -115,7 +115,7 @@ def test_a_lost_disk_is_rebuilt_from_the_changelog(cluster: Cluster):
 def test_only_what_is_new_is_read_after_another_worker_had_the_partition(cluster: Cluster):
     table = opened_once(cluster)
     cluster.put("u", 9)
-    assert table.open(0).records == 1
+    assert table.open([0])[0].records == 1
     assert (offset_of(table, "u"), offset_of(table, "v")) == (9, 4)
 
 
@@ -123,14 +123,14 @@ def test_a_gap_at_the_changelogs_end_is_passed(cluster: Cluster):
     cluster.put("u", 1)
     cluster.gap()
     table = cluster.table()
-    table.open(0)
+    table.open([0])[0]
     assert offset_of(table, "u") == 1
     assert not table.overtaken(0)
 
 
 def test_partitions_are_open_between_open_and_close(cluster: Cluster):
     table = cluster.table()
-    table.open(0)
+    table.open([0])[0]
     assert table.partitions == [0]
     table.close(0)
     assert table.partitions == []
@@ -145,7 +145,7 @@ def refusal(cluster: Cluster, name: str = "own") -> str:
     messages = []
     for _ in range(2):
         with pytest.raises(Refused) as raised:
-            cluster.table(name).open(0)
+            cluster.table(name).open([0])[0]
         messages.append(str(raised.value))
     assert messages[0] == messages[1]
     assert cluster.entries == before
@@ -186,7 +186,7 @@ def test_a_store_ahead_of_its_changelog_is_refused_and_the_message_says_what_men
         f"remove {directory} to rebuild it from the changelog"
     )
     shutil.rmtree(directory)
-    cluster.table().open(0)
+    cluster.table().open([0])[0]
 
 
 def test_a_changelog_that_was_truncated_beyond_the_store_is_refused(cluster: Cluster):
@@ -209,7 +209,7 @@ def test_a_truncated_changelog_is_refused_on_a_new_disk(cluster: Cluster):
 def test_a_changelog_truncated_up_to_the_stores_position_is_enough(cluster: Cluster):
     table = opened_once(cluster)
     cluster.low = 3
-    table.open(0)
+    table.open([0])[0]
     assert offset_of(table, "u") == 3
 
 
@@ -223,17 +223,17 @@ def test_the_higher_last_offset_wins_and_the_stale_record_behind_it_is_healed(cl
         cluster.put(f"other {n}", 1)
     cluster.put("u", 7)
     table = cluster.table()
-    assert table.open(0).healed == {b"u"}
+    assert table.open([0])[0].healed == {b"u"}
     assert offset_of(table, "u") == 9
     assert cluster.world.newest(0)[b"u"] == record(9)
-    assert cluster.table("another disk").open(0).healed == set()
+    assert cluster.table("another disk").open([0])[0].healed == set()
 
 
 def test_a_stale_record_that_a_newer_one_follows_needs_no_healing(cluster: Cluster):
     for last_offset in (9, 7, 11):
         cluster.put("u", last_offset)
     table = cluster.table()
-    assert table.open(0).healed == set()
+    assert table.open([0])[0].healed == set()
     assert offset_of(table, "u") == 11
     assert cluster.confirmed == 0
 
@@ -241,7 +241,7 @@ def test_a_stale_record_that_a_newer_one_follows_needs_no_healing(cluster: Clust
 def test_a_stale_record_behind_the_stores_own_is_healed(cluster: Cluster):
     table = opened_once(cluster)
     cluster.put("v", 2)
-    assert table.open(0).healed == {b"v"}
+    assert table.open([0])[0].healed == {b"v"}
     assert offset_of(table, "v") == 4
     assert cluster.world.newest(0)[b"v"] == record(4)
 
@@ -260,9 +260,9 @@ def test_store_and_compacted_changelog_agree_on_the_highest_offset_whatever_was_
     for history in (before, after):
         for user, last_offset in history:
             cluster.put(user, last_offset)
-        table.open(0)
+        table.open([0])[0]
         table.close(0)
-    table.open(0)
+    table.open([0])[0]
     highest = {user: max(o for u, o in before + after if u == user) for user, _ in before + after}
     assert {user: offset_of(table, user) for user in highest} == highest
     assert cluster.world.newest(0) == {user.encode(): record(offset) for user, offset in highest.items()}
@@ -273,7 +273,7 @@ def test_store_and_compacted_changelog_agree_on_the_highest_offset_whatever_was_
 @pytest.mark.parametrize("offsets", [[2], [-1], [0], [], [1, 2]])
 def test_offsets_that_do_not_continue_our_own_keep_everything_as_it_was(cluster: Cluster, offsets: list[int]):
     table = cluster.table()
-    table.open(0)  # the identity has offset 0
+    table.open([0])[0]  # the identity has offset 0
     assert not table.store(0, {b"u": record(1)}, offsets, 5)
     assert offset_of(table, "u") is None
     assert table.input_position(0) == 0
@@ -282,13 +282,13 @@ def test_offsets_that_do_not_continue_our_own_keep_everything_as_it_was(cluster:
 
 def test_offsets_may_be_acknowledged_in_any_order(cluster: Cluster):
     table = cluster.table()
-    table.open(0)
+    table.open([0])[0]
     assert table.store(0, {b"u": record(1), b"v": record(2), b"w": record(3)}, [3, 1, 2], 5)
 
 
 def test_a_round_without_records_moves_the_input_position_only(cluster: Cluster):
     table = cluster.table()
-    table.open(0)
+    table.open([0])[0]
     assert table.store(0, {}, [], 8)
     assert table.input_position(0) == 8
     assert not table.overtaken(0)
@@ -296,7 +296,7 @@ def test_a_round_without_records_moves_the_input_position_only(cluster: Cluster)
 
 def test_another_writer_is_noticed_and_its_newer_records_are_taken_in(cluster: Cluster):
     table = cluster.table()
-    table.open(0)
+    table.open([0])[0]
     cluster.put("u", 9)
     assert table.overtaken(0)
     assert table.heal(0).records == 1
@@ -306,7 +306,7 @@ def test_another_writer_is_noticed_and_its_newer_records_are_taken_in(cluster: C
 
 def test_a_worker_that_lost_the_partition_neither_heals_nor_writes(cluster: Cluster):
     table = opened_once(cluster)
-    table.open(0)
+    table.open([0])[0]
     cluster.put("u", 2)
     before = list(cluster.entries)
     cluster.owned = False
@@ -315,7 +315,7 @@ def test_a_worker_that_lost_the_partition_neither_heals_nor_writes(cluster: Clus
     assert cluster.entries == before
     table.close(0)
     with pytest.raises(NotOwner):
-        table.open(0)
+        table.open([0])[0]
     assert cluster.entries == before
 
 
@@ -334,7 +334,7 @@ def test_a_writer_that_does_not_stop_makes_us_give_up(tmp_path: Path):
     contended = ContendedCluster(tmp_path)
     contended.put("u", 9)
     with pytest.raises(NotOwner, match="keeps writing to partition 0"):
-        contended.table().open(0)
+        contended.table().open([0])[0]
 
 
 # crashes
@@ -369,7 +369,7 @@ def test_a_kill_at_any_moment_of_a_recovery_leaves_a_position_whose_records_are_
         cluster.gap()
     PhotographedStore.photographs = []
     monkeypatch.setattr(user_table, "Store", PhotographedStore)
-    cluster.table().open(0)
+    cluster.table().open([0])[0]
     monkeypatch.undo()
     assert len(PhotographedStore.photographs) > 3
     for photograph in PhotographedStore.photographs:
