@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
+from schemas.bounded_lines import bounded_lines
 from schemas.event import DEFAULT_TYPE, Event, identifier
 from schemas.field_mapping import FieldMapping, TimeUnit
 from schemas.malformed import Malformed
@@ -145,7 +146,7 @@ def _event(mapping: FieldMapping, own: Fields) -> Event:
 @contextmanager
 def _csv(path: Path, columns: Columns) -> Iterator[_Table]:
     with _opened(path) as (file, done), TextIOWrapper(file, "utf-8-sig", newline="") as text:
-        lines = csv.reader(text, strict=True)
+        lines = csv.reader(bounded_lines(text), strict=True)
         header = next(lines, [])
         places = {field: header.index(column) for field, column in _found(path, columns, header).items()}
         yield _Table(_csv_rows(lines, len(header), places), done, {})
@@ -176,7 +177,9 @@ def _number(text: str) -> int | float | str:
 @contextmanager
 def _json_lines(path: Path, columns: Columns) -> Iterator[_Table]:
     with _opened(path) as (file, done):
-        rows = ((number, _json_fields(line)) for number, line in enumerate(file, start=1) if not line.isspace())
+        rows = (
+            (number, _json_fields(line)) for number, line in enumerate(bounded_lines(file), 1) if not line.isspace()
+        )
         yield _Table(rows, done, columns)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from schemas.bounded_lines import bounded_lines
 from schemas.settings import Refused
 
 
@@ -14,11 +15,12 @@ def read(path: Path, *needed: str) -> Iterator[dict[str, str]]:
 
     Raises:
         Refused: the file cannot be read, is not gzip or UTF-8, lacks a `needed` column, or a line has not as many
-            fields as the header.
+            fields as the header, or is too long.
     """
     try:
-        with _open(path) as lines:
-            columns = [column.partition(":")[0] for column in lines.readline().rstrip("\r\n").split("\t")]
+        with _open(path) as file:
+            lines = bounded_lines(file)
+            columns = [column.partition(":")[0] for column in next(lines, "").rstrip("\r\n").split("\t")]
             for name in needed:
                 if name not in columns:
                     raise Refused(f"{path}, line 1: no column {name!r} among {', '.join(columns)}")
@@ -29,7 +31,7 @@ def read(path: Path, *needed: str) -> Iterator[dict[str, str]]:
                 yield dict(zip(columns, fields, strict=True))
     except OSError as error:
         raise Refused(f"{path}: {error.strerror or error}") from error
-    except (EOFError, UnicodeDecodeError, zlib.error) as error:
+    except (EOFError, ValueError, zlib.error) as error:  # what is not UTF-8 is a ValueError
         raise Refused(f"{path}: {error}") from error
 
 
