@@ -18,6 +18,19 @@ FORBIDDEN = {
 }
 FAUST = {"faust", "mode", "aiokafka"}
 KNOW_FAUST = {"batch_transport.py", "host.py", "__main__.py"}
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "telnetlib", "xmlrpc"}
+UNSAFE_CALLS = {
+    "eval",
+    "exec",
+    "os.system",
+    "os.popen",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "tempfile.mktemp",
+    "torch.load",
+}
+OBJECTS_SENT = {"broadcast_object_list", "scatter_object_list", "gather_object", "all_gather_object"}
+"""torch pickles what it sends with these"""
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "manager", "misc"}
 
 
@@ -51,6 +64,55 @@ def test_faust_is_known_to_few_files_of_the_worker():
 def test_no_module_has_a_name_that_says_nothing():
     paths = [source.relative_to(ROOT) for package in (*PACKAGES, "tests") for source in sources(package)]
     assert [path for path in paths if VAGUE & {part.removesuffix(".py") for part in path.parts}] == []
+
+
+def unsafe(source: Path) -> Iterator[str]:
+    """Every place of a source that runs what it reads, by line."""
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            modules = {name.partition(".")[0] for name in [getattr(node, "module", None) or "", *names]}
+            yield from (f"{node.lineno}: {module}" for module in sorted(modules & UNSAFE_MODULES))
+        elif isinstance(node, ast.Call):
+            called, given = ast.unparse(node.func), {one.arg: ast.unparse(one.value) for one in node.keywords}
+            if called in UNSAFE_CALLS or called.rpartition(".")[2] in OBJECTS_SENT:
+                yield f"{node.lineno}: {called}"
+            if given.get("shell", "False") != "False" or given.get("allow_pickle", "False") != "False":
+                yield f"{node.lineno}: {called}"
+            # without it rocksdict pickles what is no bytes, and unpickles what it finds
+            if called in ("Options", "WriteBatch") and given.get("raw_mode") != "True":
+                yield f"{node.lineno}: {called} without raw_mode"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_that_is_read_is_ever_run(package: str):
+    found = {str(source.relative_to(ROOT)): list(unsafe(source)) for source in sources(package)}
+    # the processes of one training trust each other
+    found["training/fitting/distributed.py"] = [
+        place for place in found.get("training/fitting/distributed.py", []) if "broadcast_object_list" not in place
+    ]
+    assert {source: places for source, places in found.items() if places} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from joblib import load",
+        "torch.load(path)",
+        "numpy.load(path, allow_pickle=True)",
+        "eval(text)",
+        "yaml.load(text)",
+        "subprocess.run(text, shell=True)",
+        "distributed.scatter_object_list(things)",
+        "Options()",
+        "WriteBatch(raw_mode=False)",
+    ],
+)
+def test_what_would_be_run_is_found(line: str, tmp_path: Path):
+    (tmp_path / "source.py").write_text(f"x = 1\n{line}\n")
+    [place] = unsafe(tmp_path / "source.py")
+    assert place.startswith("2: ")
 
 
 def modules_after(statement: str) -> set[str]:
