@@ -11,6 +11,7 @@ from ops.acls import Acls
 from ops.bench import Bench
 from ops.bulk_import import Import
 from ops.chaos.command import Chaos
+from ops.chaos.soak import Soak
 from ops.console.command import Console
 from ops.demo import Demo
 from ops.distribution import Unavailable
@@ -40,6 +41,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "demo": Demo,
     "bench": Bench,
     "chaos": Chaos,
+    "soak": Soak,
 }
 
 

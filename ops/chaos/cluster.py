@@ -187,8 +187,8 @@ class Cluster:
             with admin(self.settings.broker) as client:
                 create(client, _topics(self.settings), self.settings.replication)
             self.swap()
-            self._group = Consumer(consumer_config(self.settings) | {"group.id": self.settings.app, "log_level": 0})
-            stack.callback(self._group.close)
+            self._group = self._reader()
+            stack.callback(lambda: self._group.close())
             stack.callback(self._end_all)
             for name in self._regular:
                 self.worker(name).start()
@@ -199,6 +199,11 @@ class Cluster:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, at)
+
+    @property
+    def endings(self) -> int:
+        """How often workers ended when nobody had asked them to."""
+        return sum(len(worker.endings) for worker in self.workers.values())
 
     def worker(self, name: str) -> Worker:
         """The worker of this name, made if it is new."""
@@ -242,6 +247,9 @@ class Cluster:
                 for tp in committed
             }
         except KafkaException:
+            # the client may hold on to a coordinator that is none any more
+            self._group.close()
+            self._group = self._reader()
             return None
 
     def lag(self) -> int | None:
@@ -294,6 +302,10 @@ class Cluster:
         with ThreadPoolExecutor(len(running)) as pool:  # all at once: nobody is to take over
             list(pool.map(Worker.stop, running))
         return sent
+
+    def _reader(self) -> Consumer:
+        """Asks for the group's offsets without being a member of it."""
+        return Consumer(consumer_config(self.settings) | {"group.id": self.settings.app, "log_level": 0})
 
     def _changelog_ends(self) -> list[int]:
         tps = [TopicPartition(self.settings.changelog, p) for p in range(self.settings.partitions)]

@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any, NamedTuple
 
 from ops.chaos.check import Findings, check
@@ -22,7 +23,7 @@ class Injected(NamedTuple):
     recovered_s: float
     """from then until the lag was zero"""
     endings: int
-    """workers that ended meanwhile of themselves, and were started again"""
+    """workers that ended of themselves since the fault before was over, and were started again"""
 
 
 class Outcome(NamedTuple):
@@ -31,6 +32,8 @@ class Outcome(NamedTuple):
     injected: list[Injected]
     sent: int
     """records of the log"""
+    fed_s: float
+    """how long they were sent for"""
     seconds: float
     findings: Findings
 
@@ -74,17 +77,17 @@ def by_kind(injected: list[Injected]) -> dict[str, dict[str, float]]:
 
 def run(
     cluster: Cluster,
-    faults: Iterator[Fault],
-    seconds: float,
+    faults: Iterable[Fault],
+    seconds: float = inf,
     every_s: float | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Inject faults for so many seconds, let the cluster settle, and check.
+    """Inject faults, let the cluster settle, and check.
 
     Args:
         cluster: runs.
-        faults: are taken one after the other; when they end, only the log goes on.
-        seconds: how long to go on; a fault that has begun is finished.
+        faults: are taken one after the other until they end,
+        seconds: or until that time is over; a fault that has begun is finished.
         every_s: time between the beginnings of faults; if omitted, a fault follows the recovery from the one before
             after its own calm.
         say: receives a line for each fault.
@@ -94,30 +97,26 @@ def run(
     """
     began = time.monotonic()
     injected: list[Injected] = []
-    while True:
-        fault = next(faults, None)
+    for fault in faults:
         elapsed = time.monotonic() - began
-        calm_s = fault.calm_s if fault and every_s is None else (every_s or 0) * (len(injected) + 1) - elapsed
-        if fault is None or elapsed + calm_s >= seconds:
-            cluster.wait(seconds - elapsed)
+        calm_s = fault.calm_s if every_s is None else every_s * (len(injected) + 1) - elapsed
+        cluster.wait(min(calm_s, seconds - elapsed))
+        if elapsed + calm_s >= seconds:
             break
-        cluster.wait(calm_s)
-        injected.append(_injected(cluster, fault, began))
+        injected.append(_injected(cluster, fault, began, sum(done.endings for done in injected)))
         say(_line(injected[-1]))
+    fed_s = time.monotonic() - began
     sent = cluster.settle()
     say(f"{'':>9}    {sent:,} records, everything committed, the workers stopped; now the check")
-    return Outcome(injected, sent, time.monotonic() - began, check(cluster, sent))
+    return Outcome(injected, sent, fed_s, time.monotonic() - began, check(cluster, sent))
 
 
-def _injected(cluster: Cluster, fault: Fault, began: float) -> Injected:
-    def endings() -> int:
-        return sum(len(worker.endings) for worker in cluster.workers.values())
-
-    before, at = endings(), time.monotonic()
+def _injected(cluster: Cluster, fault: Fault, began: float, ended_before: int) -> Injected:
+    at = time.monotonic()
     inject(cluster, fault)
     lasted_s = time.monotonic() - at
     recovered_s = cluster.await_no_lag()
-    return Injected(fault, at - began, lasted_s, recovered_s, endings() - before)
+    return Injected(fault, at - began, lasted_s, recovered_s, cluster.endings - ended_before)
 
 
 def _line(done: Injected) -> str:

@@ -1,0 +1,78 @@
+"""Real workers on a real broker, broken in many ways: nothing is lost, nothing applied twice, and bugs are found."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from ops.chaos.cluster import Cluster
+from ops.chaos.place import topic_settings
+from ops.chaos.run import Outcome, run
+from ops.chaos.schedule import SESSION_S, Fault, Kind
+from ops.kafka import LocalKafka
+
+A, B = "a", "b"
+
+
+def outcome_of(
+    faults: Iterable[Fault],
+    kafka: LocalKafka,
+    directory: Path,
+    program: str,
+    workers: tuple[str, ...] = (A, B),
+    calm_s: float = 0.0,
+) -> Outcome:
+    """A run of these faults, after a while without one."""
+    settings = topic_settings(kafka.bootstrap, directory)
+    with Cluster(settings, directory, kafka, workers, rate=300, seed=1, users=300, program=program) as cluster:
+        cluster.wait(calm_s)
+        return run(cluster, faults)
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_or_applied_twice_whatever_befalls_the_service(kafka: LocalKafka, tmp_path: Path) -> None:
+    faults = [
+        Fault(Kind.KILL, 1.0, A, 0.0),
+        Fault(Kind.BROKER_KILL, 0.5, "", 0.5),
+        Fault(Kind.FREEZE, 0.5, B, SESSION_S + 1.5),
+        Fault(Kind.WIPE, 1.0, A, 0.0),
+        Fault(Kind.REBALANCE, 0.5, B, 2.0),
+        Fault(Kind.SWAP, 0.2, "", 0.0),
+        Fault(Kind.KILL, 0.7, B, 0.3),
+        Fault(Kind.STOP, 0.5, A, 0.0),
+    ]
+    found = outcome_of(faults, kafka, tmp_path, "tests.faults.tried_worker")
+    assert found.findings.clean, found.figures()
+    assert [done.fault for done in found.injected] == faults
+    assert sum(done.endings for done in found.injected) <= 1, "nobody ends but the zombie, not even with the broker"
+    assert found.findings.events > 5_000
+
+
+def test_a_commit_before_the_acknowledgement_is_found(kafka: LocalKafka, tmp_path: Path) -> None:
+    kills = [Fault(Kind.KILL, 1.2, A, 0.0), Fault(Kind.KILL, 1.7, A, 0.0)]
+    found = outcome_of(kills, kafka, tmp_path, "tests.faults.planted.commit_first", (A,)).findings
+    assert found.lost > 0
+    assert found.applied_twice == 0
+    assert not found.clean
+
+
+def test_a_lost_changelog_write_is_found(kafka: LocalKafka, tmp_path: Path) -> None:
+    found = outcome_of([], kafka, tmp_path, "tests.faults.planted.lost_changelog_write", (A,), 3).findings
+    assert found.store_differences > 0
+    assert found.lost > 0
+    assert not found.clean
+
+
+def test_events_that_are_applied_again_are_found(kafka: LocalKafka, tmp_path: Path) -> None:
+    wipe = [Fault(Kind.WIPE, 1.9, A, 0.0)]
+    found = outcome_of(wipe, kafka, tmp_path, "tests.faults.planted.no_offset_check", (A,)).findings
+    assert found.applied_twice > 0
+    assert found.lost == 0
+    assert not found.clean
+
+
+def test_a_zombie_that_nothing_fences_off_is_found(kafka: LocalKafka, tmp_path: Path) -> None:
+    freeze = [Fault(Kind.FREEZE, 1.0, A, SESSION_S + 2)]
+    found = outcome_of(freeze, kafka, tmp_path, "tests.faults.planted.no_fence").findings
+    assert found.lost > 0
+    assert not found.clean
