@@ -110,6 +110,18 @@ class Run(Report):
     dropout: float = Field(
         _DEFAULTS.dropout, ge=0, lt=1, description="share of activations dropped; more for sparse data"
     )
+    ahead: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        _DEFAULTS.ahead,
+        description="weights of the second, third, … next event as targets as well, e.g. 0.5,0.25 for sparse data",
+    )
+    negatives: int | None = Field(
+        _DEFAULTS.negatives,
+        ge=1,
+        description="items of a step's softmax that are drawn, besides its targets; all of the catalogue, if omitted",
+    )
+    co_occurrence: bool = Field(
+        _DEFAULTS.co_occurrence, description="start embeddings from which items stand close to each other"
+    )
     seed: int = Field(_DEFAULTS.seed, ge=0, description="of weights, batches and dropout")
     threads: int = Field(
         os.cpu_count() or 1, ge=1, description="threads of a training on a CPU, shared by all its processes on a host"

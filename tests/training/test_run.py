@@ -18,6 +18,18 @@ def test_options_change_the_recipe() -> None:
     assert (run.recipe.seed, run.recipe.epochs, run.recipe.minutes) == (7, 3, 1.5)
 
 
+def test_options_for_sparse_data_and_large_catalogues_reach_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Recipe] = []
+
+    def keep(run: Run) -> int:
+        found.append(run.recipe)
+        return 0
+
+    monkeypatch.setattr(Run, "run", keep)
+    assert run_command("training run", Run, ["--ahead", "0.5,0.25", "--negatives", "99", "--no-co-occurrence"]) == 0
+    assert found == [Recipe(ahead=(0.5, 0.25), negatives=99, co_occurrence=False)]
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("90m", 5400), ("6h", 21_600), ("0.5d", 43_200)])
 def test_intervals_have_a_unit(text: str, seconds: float) -> None:
     assert Run.model_validate({"every": text}).every == seconds
