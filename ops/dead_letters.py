@@ -27,6 +27,8 @@ class Letter(NamedTuple):
     reason: str
     at_ms: int
     """when it was dead-lettered, UTC"""
+    record_ms: int
+    """the time of the record that it was, UTC"""
     key: bytes | None
     value: bytes | None
     """as received, or the first bytes of it"""
@@ -107,6 +109,7 @@ def _letter(message: Message, headers: Mapping[str, str], keep_bytes: int) -> Le
     try:
         topic, partition, offset = headers["topic"], int(headers["partition"]), int(headers["offset"])
         reason, key_size, size = headers["reason"], int(headers["key_size"]), int(headers["size"])
+        record_ms = int(headers.get("timestamp", message.timestamp()[1]))  # the first releases sent no such header
     except (KeyError, ValueError):
         return None
     digest = blake2b(repr((key, value)).encode(), digest_size=8).hexdigest()  # offsets begin anew in a topic made anew
@@ -116,6 +119,7 @@ def _letter(message: Message, headers: Mapping[str, str], keep_bytes: int) -> Le
         offset,
         reason,
         message.timestamp()[1],
+        record_ms,
         key,
         value and value[:keep_bytes],
         key_size,

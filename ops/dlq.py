@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
 from ops.dead_letters import RETRIED, Letter, read
+from ops.tombstones import Written, forgotten_since
 from ops.topics import admin, require
 from schemas.admission import denied
 from schemas.event import MAX_VALUE_BYTES, decode_key, identifier
@@ -86,8 +87,7 @@ class Form(NamedTuple):
 def mend(letter: Letter, stands: Form, wanted: Form, *, rekey: bool = False) -> Mended:
     """Read a letter again.
 
-    An event without a time has been given that of its record; sent again, it gets that of the dead letter, which is
-    nearly the same.
+    An event without a time has that of its record, and is sent again with it.
 
     Args:
         letter: with its whole value.
@@ -106,8 +106,8 @@ def mend(letter: Letter, stands: Form, wanted: Form, *, rekey: bool = False) -> 
         return Mended(letter, decode_key(key).encode(), None)
     if len(value) <= MAX_VALUE_BYTES and rekey:
         key = stands.user_of(value)
-    event = stands.codec.decode(value, key, letter.at_ms)
-    has_time = stands.codec.decode(value, key, letter.at_ms + 1) == event
+    event = stands.codec.decode(value, key, letter.record_ms)
+    has_time = stands.codec.decode(value, key, letter.record_ms ^ 1) == event
     as_received = has_time and stands is wanted
     return Mended(letter, event.user_id.encode(), value if as_received else wanted.codec.encode(event))
 
@@ -187,7 +187,7 @@ class Dlq(Report):
         form = Form.of(self.event_fields, self.event_time_unit)
         try:
             mended = mend(letter, form, form)
-            event = None if mended.value is None else form.codec.decode(mended.value, mended.key, letter.at_ms)
+            event = None if mended.value is None else form.codec.decode(mended.value, mended.key, letter.record_ms)
             now = f"can be sent again: {event or f'forget {mended.key.decode()}'}"
         except Malformed as malformed:
             now = f"still wrong: {malformed}"
@@ -227,6 +227,9 @@ class Dlq(Report):
                     mended.append(mend(letter, stands, wanted, rekey=self.rekey))
                 except Malformed as malformed:
                     left.append((letter, str(malformed)))
+        forgotten = _forgotten(self, mended)
+        left += [(one.letter, forgotten[one.letter]) for one in mended if one.letter in forgotten]
+        mended = [one for one in mended if one.letter not in forgotten]
         if producer:
             send(self, producer, mended)
         lines = [f"{one.letter.origin:>12}  {'would be sent' if self.dry_run else 'sent'}" for one in mended[:_TOLD]]
@@ -270,6 +273,21 @@ def send(settings: Settings, producer: Producer, mended: Sequence[Mended]) -> No
             with suppress(KafkaException):
                 producer.abort_transaction(TIMEOUT_S)
             raise
+
+
+def _forgotten(settings: Settings, mended: Iterable[Mended]) -> dict[Letter, str]:
+    """The letters of users who were forgotten since: sent again, they would be a history of somebody who has none."""
+    letters = {
+        Written(one.key, one.letter.partition, one.letter.offset, one.letter.record_ms): one.letter
+        for one in mended
+        if one.value is not None
+    }
+    return {
+        letters[
+            written
+        ]: f"the user was forgotten since, at offset {tombstone.offset} of partition {tombstone.partition}"
+        for written, tombstone in forgotten_since(settings, letters).items()
+    }
 
 
 def _producer(settings: Settings) -> Producer:

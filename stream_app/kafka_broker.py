@@ -131,6 +131,7 @@ class KafkaBroker:
             "topic": self._settings.interactions,
             "partition": str(partition),
             "offset": str(letter.record.offset),
+            "timestamp": str(letter.record.timestamp_ms),
             "key_size": str(len(key or b"")),
             "size": str(len(value or b"")),
         }

@@ -1,6 +1,7 @@
 """`python -m ops dlq`: from the topic of dead letters back into the log, once."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ops.dead_letters import read
 from ops.dlq import Dlq, Form, Mended, _producer, mend, send
 from schemas import event
 from schemas.event import Event
+from schemas.placement import partition_of
 from schemas.settings import DONE, REFUSED, Settings, run_command
 from stream_app.broker import DeadLetter, Outgoing, Record
 from stream_app.kafka_broker import KafkaBroker
@@ -146,3 +148,28 @@ def test_of_two_retries_at_once_one_sends_and_of_one_that_breaks_off_nothing_is_
         send(created, slow, mended)
     assert len(read_topic(created, created.interactions)) == 2
     assert read(created, 0).retried == {letter.identity for letter in found.letters}
+
+
+def test_what_a_user_did_before_being_forgotten_is_not_sent_again(
+    created: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now_ms = int(time.time() * 1000)
+    right = {user: partition_of(user.encode(), created.partitions) for user in ("anna", "bert", "carl", "dora")}
+    produce(created, created.interactions, ("anna", b"\xc1"), ("bert", b"\xc1"), ("bert", None), ("carl", None))
+    broker, wrong = KafkaBroker(created), {user: (partition + 1) % 4 for user, partition in right.items()}
+
+    def put_aside(user: str, partition: int, offset: int, at_ms: int) -> None:
+        record = Record(offset, user.encode(), event.encode(Event(user, "i1", 1)), at_ms)
+        letter = DeadLetter(record, "partition", "partition: was wrong, got 1")
+        broker.send({partition: Outgoing(dead_letters=[letter])})
+
+    put_aside("anna", right["anna"], 0, now_ms)
+    put_aside("bert", right["bert"], 0, now_ms + 60_000)  # by a clock that is fast: the order of the log counts
+    put_aside("carl", wrong["carl"], 900, now_ms - 60_000)
+    put_aside("dora", wrong["dora"], 901, now_ms)
+    put_aside("carl", wrong["carl"], 902, now_ms + 60_000)
+
+    said = Operator(created, capsys).says("retry")
+    assert sorted(said["valid"]) == sorted([f"{right['anna']}:0", f"{wrong['dora']}:901", f"{wrong['carl']}:902"]), said
+    assert {why.partition(",")[0] for why in said["left"].values()} == {"the user was forgotten since"}
+    assert said["left"].keys() == {f"{right['bert']}:0", f"{wrong['carl']}:900"}

@@ -43,7 +43,7 @@ def test_a_record_that_no_broker_takes_ends_the_round_instead_of_being_tried_for
 
 
 def test_a_dead_letter_fits_into_a_record_whatever_its_key_and_value(created: Settings):
-    record = Record(7, bytes(900_000), bytes(900_000), 0)
+    record = Record(7, bytes(900_000), bytes(900_000), 1_700_000_000_000)
     KafkaBroker(created).send({3: Outgoing(dead_letters=[DeadLetter(record, "value", "too large")])})
     found = first(created, created.dead_letters, 3)
     assert dict(found.headers() or []) == {
@@ -51,6 +51,7 @@ def test_a_dead_letter_fits_into_a_record_whatever_its_key_and_value(created: Se
         "topic": created.interactions.encode(),
         "partition": b"3",
         "offset": b"7",
+        "timestamp": b"1700000000000",
         "key_size": b"900000",
         "size": b"900000",
     }

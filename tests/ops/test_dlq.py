@@ -22,7 +22,19 @@ EVENT = Event("anna", "i1", 5_000, event_id="e")
 def letter(value: bytes | None, key: bytes | None = b"anna", size: int | None = None) -> Letter:
     stored = len(value or b"")
     return Letter(
-        "t", 2, 7, "f: rule, got 1, got 2", 9_000, key, value, 4, stored if size is None else size, stored, (2, 0), "id"
+        "t",
+        2,
+        7,
+        "f: rule, got 1, got 2",
+        9_000,
+        8_000,
+        key,
+        value,
+        4,
+        stored if size is None else size,
+        stored,
+        (2, 0),
+        "id",
     )
 
 
@@ -36,11 +48,11 @@ def test_an_event_that_can_be_read_now_is_sent_as_it_was_received():
     assert mend(letter(value), PLAIN, PLAIN)[1:] == (b"anna", value)
 
 
-def test_an_event_without_a_time_gets_that_of_its_letter():
+def test_an_event_without_a_time_gets_that_of_its_record():
     value = b'{"user_id": "anna", "item_id": "i1"}'
     _, key, sent = mend(letter(value), PLAIN, PLAIN)
     assert sent is not None
-    assert event.decode(sent, key, 0) == Event("anna", "i1", 9_000)
+    assert event.decode(sent, key, 0) == Event("anna", "i1", 8_000)
 
 
 def test_a_letter_of_another_form_is_sent_in_the_form_that_workers_read():
