@@ -321,12 +321,20 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek all partitions to their committed offsets, those that have none to the first ones of the log.
 
-        aiokafka leaves the latter where they are: behind records that were fetched and dropped, which would be lost.
+        Not by aiokafka's own methods. They leave the latter where they are: behind records that were fetched and
+        dropped, which would be lost. And they raise when a rebalance takes a partition away meanwhile.
         """
+        committed: Mapping[TP, int] = await self.call_thread(self._seek_to_committed)
+        return committed
+
+    async def _seek_to_committed(self) -> Mapping[TP, int]:
         consumer = self._ensure_consumer()
-        committed: Mapping[TP, int] = await super().seek_to_committed()
-        if new := [tp for tp, offset in committed.items() if not offset]:
-            await self.call_thread(consumer.seek_to_beginning, *new)
+        tps = list(consumer.assignment())
+        committed = dict(zip(tps, await asyncio.gather(*map(consumer.committed, tps)), strict=True))
+        new = [tp for tp, offset in committed.items() if not offset]
+        firsts = await consumer.beginning_offsets(new) if new else {}
+        for tp in consumer.assignment() & committed.keys():
+            consumer.seek(tp, committed[tp] or firsts[tp])
         return committed
 
     async def start_position(self, tp: TP) -> int:

@@ -31,7 +31,7 @@ IDLE_CHECK_S: Final = 1.0
 _COMMIT_S: Final = 0.5
 _OWNS: Final = "owns partitions"
 _RESTART_S: Final = 0.5
-_PATIENCE_S: Final = 120.0
+_PATIENCE_S: Final = 300.0
 _POLL_S: Final = 0.05
 _ANSWER_S: Final = 2.0
 _COMPACTION_LAG_S: Final = 300
@@ -105,6 +105,11 @@ class Worker:
     def started(self) -> bool:
         """Whether it has come so far that it ends in order."""
         return self.running and bool(self.logged("started"))
+
+    @property
+    def working(self) -> bool:
+        """Whether it has joined the group."""
+        return self.running and bool(self.logged(_OWNS))
 
     def stop(self) -> None:
         """SIGTERM, and no other start.

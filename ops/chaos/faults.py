@@ -22,8 +22,8 @@ def inject(cluster: Cluster, fault: Fault) -> None:
 
 def _target(cluster: Cluster, fault: Fault) -> Worker:
     worker = cluster.worker(fault.target)
-    # the fault before may have ended it
-    cluster.wait_until(lambda: worker.running, f"worker {worker.name} runs")
+    # the fault before may have ended it, and one that does nothing yet is hard to harm
+    cluster.wait_until(lambda: worker.working, f"worker {worker.name} works")
     return worker
 
 
@@ -36,7 +36,6 @@ def _kill(cluster: Cluster, fault: Fault) -> None:
 
 def _stop(cluster: Cluster, fault: Fault) -> None:
     worker = _target(cluster, fault)
-    cluster.wait_until(lambda: worker.started, f"worker {worker.name} has started")
     worker.stop()
     cluster.wait(fault.seconds)
     worker.start()

@@ -76,3 +76,34 @@ def test_what_was_fetched_and_dropped_comes_again_also_before_the_first_commit(
     prepare(created)
     settings = WorkerSettings(_env_file=None, data_dir=tmp_path, **created.model_dump(exclude={"artefact_store"}))
     assert asyncio.run(read_from(settings, monkeypatch)) == READ_FROM
+
+
+async def seek_during_rebalance(settings: WorkerSettings) -> tuple[set[int], set[int]]:
+    """The partitions that were sought when nothing was assigned, and when two of four were taken away meanwhile."""
+    consumer: Any = Host(settings)._app.consumer
+    thread, topic = consumer._thread, settings.interactions
+
+    async def lose_partitions() -> set[int]:
+        inner = thread._ensure_consumer()
+        inner.assign([TopicPartition(topic, partition) for partition in READ_FROM])
+        committed = inner.committed
+
+        async def rebalance_meanwhile(tp: TopicPartition) -> int | None:
+            inner.assign([TopicPartition(topic, 0), TopicPartition(topic, 1)])
+            offset: int | None = await committed(tp)
+            return offset
+
+        inner.committed = rebalance_meanwhile
+        await thread._seek_to_committed()
+        return {tp.partition for tp in inner.assignment() if await inner.position(tp) == READ_FROM[tp.partition]}
+
+    async with asyncio.timeout(DEADLINE_S), consumer:
+        nothing = {tp.partition for tp in await thread.seek_to_committed()}
+        return nothing, await thread.call_thread(lose_partitions)
+
+
+def test_a_rebalance_may_take_partitions_away_while_they_are_sought(created: Settings, tmp_path: Path) -> None:
+    send_events(created, 500)
+    prepare(created)
+    settings = WorkerSettings(_env_file=None, data_dir=tmp_path, **created.model_dump(exclude={"artefact_store"}))
+    assert asyncio.run(seek_during_rebalance(settings)) == (set(), {0, 1})
