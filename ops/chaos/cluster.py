@@ -31,7 +31,6 @@ IDLE_CHECK_S: Final = 1.0
 _COMMIT_S: Final = 0.5
 _OWNS: Final = "owns partitions"
 _RESTART_S: Final = 0.5
-_PATIENCE_S: Final = 300.0
 _POLL_S: Final = 0.05
 _ANSWER_S: Final = 2.0
 _COMPACTION_LAG_S: Final = 300
@@ -47,9 +46,12 @@ class Worker:
         settings: name broker and topics.
         directory: of its data and logs.
         program: the module to run.
+        session_s: its session timeout.
     """
 
-    def __init__(self, name: str, settings: Settings, directory: Path, program: str = "stream_app") -> None:
+    def __init__(
+        self, name: str, settings: Settings, directory: Path, program: str = "stream_app", session_s: float = SESSION_S
+    ) -> None:
         self.name = name
         self.wanted = False
         """whether it is to be started again when it ends"""
@@ -58,6 +60,7 @@ class Worker:
         self.data_dir = directory / name
         self._settings = settings
         self._program = program
+        self._session_s = session_s
         self._directory = directory
         self._process: Program | None = None
         self._starts = itertools.count(1)
@@ -85,7 +88,7 @@ class Worker:
             "worker-id": self.name,
             "data-dir": self.data_dir,
             "history-length": HISTORY_LENGTH,
-            "session-timeout-s": SESSION_S,
+            "session-timeout-s": self._session_s,
             "commit-interval-s": _COMMIT_S,
             "idle-check-s": IDLE_CHECK_S,
         }
@@ -159,6 +162,8 @@ class Cluster:
         seed: of the log.
         users: how many the log has.
         program: the module of the workers.
+        session_s: their session timeout.
+        patience_s: how long anything may take to come back.
     """
 
     def __init__(
@@ -172,6 +177,8 @@ class Cluster:
         users: int = 2_000,
         items: int = 500,
         program: str = "stream_app",
+        session_s: float = SESSION_S,
+        patience_s: float = 300.0,
     ) -> None:
         self.settings = settings
         self.kafka = kafka
@@ -180,6 +187,8 @@ class Cluster:
         self._regular = list(workers)
         self._directory = directory
         self._program = program
+        self._session_s = session_s
+        self._patience_s = patience_s
         self._item_ids = [f"item-{number}" for number in range(items)]
         self._versions = itertools.count(1)
         self._stack = ExitStack()
@@ -213,7 +222,7 @@ class Cluster:
     def worker(self, name: str) -> Worker:
         """The worker of this name, made if it is new."""
         if name not in self.workers:
-            self.workers[name] = Worker(name, self.settings, self._directory, self._program)
+            self.workers[name] = Worker(name, self.settings, self._directory, self._program, self._session_s)
         return self.workers[name]
 
     def swap(self) -> None:
@@ -230,16 +239,16 @@ class Cluster:
             self._tend()
             time.sleep(min(_POLL_S, left))
 
-    def wait_until(self, holds: Callable[[], bool], what: str, within_s: float = _PATIENCE_S) -> None:
+    def wait_until(self, holds: Callable[[], bool], what: str) -> None:
         """Let time pass until a condition holds.
 
         Raises:
-            ProgramFailed: it does not within `within_s`.
+            ProgramFailed: it does not in time.
         """
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + self._patience_s
         while not holds():
             if time.monotonic() > deadline:
-                raise ProgramFailed(f"not within {within_s:g} s: {what}, see {self._directory}")
+                raise ProgramFailed(f"not within {self._patience_s:g} s: {what}, see {self._directory}")
             self.wait(_POLL_S)
 
     def positions(self) -> dict[int, tuple[int, int]] | None:

@@ -16,6 +16,8 @@ from schemas.settings import Settings
 from schemas.topics import topics
 
 _PARTITIONS: Final = 4
+_START_S: Final = 300.0
+"""a killed broker may have much to read when it comes back"""
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -42,7 +44,7 @@ def place(settings: Settings, *, local: bool, directory: Path | None) -> Iterato
     at.mkdir(parents=True, exist_ok=True)
     failed = True
     try:
-        with LocalKafka(at / "kafka") if local else nullcontext() as kafka:
+        with LocalKafka(at / "kafka", start_timeout_s=_START_S) if local else nullcontext() as kafka:
             own = topic_settings(kafka.bootstrap if kafka else settings.broker, at)
             try:
                 yield Place(own.model_copy(update={"replication": settings.replication}), at, kafka)

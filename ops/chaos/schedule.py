@@ -64,8 +64,8 @@ class Fault:
 _LASTS_S: Final = {
     Kind.KILL: (0.0, 0.5),
     Kind.STOP: (0.0, 0.5),
-    Kind.FREEZE: (SESSION_S + 1, SESSION_S + 4),
-    Kind.ABSENCE: (SESSION_S + 1, SESSION_S + 4),
+    Kind.FREEZE: (1.0, 4.0),
+    Kind.ABSENCE: (1.0, 4.0),
     Kind.JOIN: (4.0, 8.0),
     Kind.REBALANCE: (1.5, 4.0),
     Kind.RECOVERY: (1.5, 4.0),
@@ -74,14 +74,19 @@ _LASTS_S: Final = {
     Kind.SWAP: (0.0, 0.0),
     Kind.BROKER_KILL: (0.0, 3.0),
     Kind.BROKER_STOP: (0.0, 3.0),
-    Kind.BROKER_PAUSE: (1.0, SESSION_S - 2),
+    Kind.BROKER_PAUSE: (1.0, 4.0),
     Kind.BROKER_SLOW: (3.0, 6.0),
 }
-"""shortest and longest"""
+"""shortest and longest, for some beyond the session"""
+_BEYOND_SESSION: Final = (Kind.FREEZE, Kind.ABSENCE)
 
 
 def schedule(
-    seed: int, kinds: Collection[Kind], targets: Sequence[str], calm_s: tuple[float, float] = (0.5, 4.0)
+    seed: int,
+    kinds: Collection[Kind],
+    targets: Sequence[str],
+    calm_s: tuple[float, float] = (0.5, 4.0),
+    session_s: float = SESSION_S,
 ) -> Iterator[Fault]:
     """Faults without end. Each kind comes once before any comes again, in an order of its own each time.
 
@@ -90,9 +95,11 @@ def schedule(
         kinds: to choose from, at least one.
         targets: workers to choose from, at least one.
         calm_s: shortest and longest pause before a fault.
+        session_s: the workers' session timeout.
     """
     draw = random.Random(seed)  # noqa: S311, not for secrets
     wanted = sorted(set(kinds))
     while True:
         for kind in draw.sample(wanted, len(wanted)):
-            yield Fault(kind, draw.uniform(*calm_s), draw.choice(targets), draw.uniform(*_LASTS_S[kind]))
+            seconds = draw.uniform(*_LASTS_S[kind]) + (session_s if kind in _BEYOND_SESSION else 0)
+            yield Fault(kind, draw.uniform(*calm_s), draw.choice(targets), seconds)
