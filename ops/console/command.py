@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import ClassVar, Final
 
 import uvicorn
@@ -21,6 +22,10 @@ from schemas.settings import DONE, Command, Refused
 
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 _SHORTEST_TOKEN: Final = 16
+_LONGEST_TOKEN: Final = 4096
+_MOST_HEAD_BYTES: Final = 16 << 10
+"""of a request's line and headers"""
+_MOST_CONNECTIONS: Final = 256
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -34,6 +39,7 @@ class Console(Command):
     console_token: SecretStr | None = Field(
         None, description="what readers must know; better in the environment, where other users cannot see it"
     )
+    console_token_file: Path | None = Field(None, description="file that holds the token instead")
     read_back: int = Field(
         100_000, ge=0, description="events, and as many lists, to read back at the start, over all partitions"
     )
@@ -42,7 +48,7 @@ class Console(Command):
 
     def run(self) -> int:
         """Serve until Ctrl-C."""
-        token = self.console_token.get_secret_value() if self.console_token else None
+        token = self._token()
         if token is not None and len(token) < _SHORTEST_TOKEN:
             raise Refused(f"console_token: must have at least {_SHORTEST_TOKEN} characters")
         listening = _listen(self.host, self.port)
@@ -64,6 +70,18 @@ class Console(Command):
             raise feed.failure
         return DONE
 
+    def _token(self) -> str | None:
+        if self.console_token_file is None:
+            return self.console_token.get_secret_value() if self.console_token else None
+        if self.console_token:
+            raise Refused("console_token and console_token_file: give one of them")
+        try:
+            with self.console_token_file.open() as file:
+                return file.read(_LONGEST_TOKEN).rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise Refused(f"console_token_file {self.console_token_file} cannot be read: {reason}") from None
+
 
 class _Server(uvicorn.Server):
     """Ends the live updates before it waits for the connections' end."""
@@ -77,6 +95,9 @@ class _Server(uvicorn.Server):
                 lifespan="off",
                 server_header=False,
                 timeout_graceful_shutdown=2,
+                http="h11",
+                h11_max_incomplete_event_size=_MOST_HEAD_BYTES,
+                limit_concurrency=_MOST_CONNECTIONS,
             )
         )
         self._web = web

@@ -26,6 +26,7 @@ _BATCH: Final = 500
 """records that are taken in while a reader waits, some 20 ms"""
 _WAIT_S: Final = 0.2
 _RETRY_S: Final = 1.0
+_ANSWER_S: Final = 10.0
 _LAG_S: Final = 2.0
 _MOST_WAITING: Final = 20_000
 _CONSUMER: Final = {
@@ -82,7 +83,7 @@ class Feed:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _follow(self) -> None:
-        admit(self._settings, "console")
+        admit(self._settings, "console", _ANSWER_S)
         consumer = Consumer(consumer_config(self._settings) | _CONSUMER)
         try:
             lag = self._begin(consumer)

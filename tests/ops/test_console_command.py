@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.request import urlopen
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -43,7 +45,7 @@ def test_it_says_where_it_is_serves_without_a_broker_and_ends_in_order(end: sign
         with urlopen(f"{address}live") as live:
             live.readline()
             process.send_signal(end)
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
@@ -61,13 +63,50 @@ def test_all_the_world_may_read_only_after_a_warning(token: dict[str, str], warn
 
 def test_a_taken_port_is_one_line():
     with socket.create_server(("127.0.0.1", 0)) as other, console("--port", str(other.getsockname()[1])) as process:
-        assert process.wait(30) == 2
+        assert process.wait(60) == 2
         assert process.stderr is not None
         assert process.stderr.read().endswith("cannot be listened on: address already in use\n")
 
 
+def test_a_token_may_be_in_a_file(tmp_path: Path):
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    with console("--console-token-file", str(tmp_path / "token")) as process:
+        address = first_line(process).split()[2].removesuffix(";")
+        with urlopen(Request(address, headers={"Authorization": f"Bearer {TOKEN}"})) as page:
+            assert page.status == 200
+        with pytest.raises(HTTPError, match="401"):
+            urlopen(address)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--console-token-file", "no-such-file"], "console_token_file no-such-file cannot be read: No such file"),
+        (["--console-token-file", "no-such-file", "--token", TOKEN], "console_token and console_token_file: give one"),
+    ],
+)
+def test_a_token_that_cannot_be_read_is_refused(arguments: list[str], said: str):
+    with console(*arguments) as process:
+        assert process.wait(60) == 2
+        assert process.stderr is not None
+        assert process.stderr.read().startswith(f"python -m ops console: {said}")
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [b"GET /" + b"x" * (17 << 10), b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * (17 << 10)],
+    ids=["line", "header"],
+)
+def test_a_request_without_an_end_is_cut_off(request_head: bytes):
+    with console() as process:
+        port = int(first_line(process).split()[2].removesuffix("/;").rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            client.sendall(request_head)
+            assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
 def test_a_short_token_is_refused_and_not_shown():
     with console("--token", "seven77") as process:
-        assert process.wait(30) == 2
+        assert process.wait(60) == 2
         assert process.stderr is not None
         assert process.stderr.read() == "python -m ops console: console_token: must have at least 16 characters\n"
