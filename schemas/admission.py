@@ -56,8 +56,7 @@ def admit(settings: Settings, process: str, timeout_s: float = TIMEOUT_S) -> Clu
     metadata = _reach(client, settings, timeout_s)
     if missing := list(_missing(client, access(settings, process))):
         who = f"{settings.sasl_username} has" if settings.has_password else "there is"
-        told = f"python -m ops acls --process {process} lists what it takes"
-        raise Refused(f"{who} no right to {'; '.join(missing)}: {told}")
+        raise Refused(f"{who} no right to {'; '.join(missing)}: see python -m ops acls --process {process}")
     return metadata
 
 

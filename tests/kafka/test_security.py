@@ -12,9 +12,11 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from confluent_kafka import KafkaError, Producer
 
 from ops.__main__ import COMMANDS
 from ops.kafka import free_port
+from ops.topics import admin
 from schemas import event
 from schemas.access import PROCESSES, access
 from schemas.admission import admit
@@ -231,16 +233,26 @@ def test_a_certificate_is_asked_for_and_of_the_right_host(cluster: Secured) -> N
 
 
 def test_events_are_not_taken_from_who_may_only_read(cluster: Secured) -> None:
-    told_result = cluster.settings("reader")
+    reader = cluster.settings("reader")
     with pytest.raises(AssertionError):
-        send(told_result, told_result.interactions, ("u1", event.encode(Event("u1", "i1", 1))))
+        send(reader, reader.interactions, ("u1", event.encode(Event("u1", "i1", 1))))
+
+
+def test_a_record_that_unpacks_to_much_more_is_refused_by_a_topic_that_is_kept_unpacked(cluster: Secured) -> None:
+    topic = {"num_partitions": 1, "replication_factor": 1, "configs": {"compression.type": "uncompressed"}}
+    address, failed = cluster.broker.bootstrap, list[Any]()
+    with admin(address) as client:
+        client.create_topics({"unpacked": topic}, wait_for_metadata=True)
+    packing = {"bootstrap.servers": address, "compression.type": "zstd", "message.max.bytes": 100_000_000}
+    producer = Producer(packing)
+    producer.produce("unpacked", b"x" * 20_000_000, on_delivery=lambda error, _: failed.append(error))
+    assert producer.flush(60) == 0
+    assert [error.code() for error in failed] == [KafkaError.MSG_SIZE_TOO_LARGE]
 
 
 def test_the_command_grants_what_it_prints(cluster: Secured, told: Told) -> None:
-    cluster.user("granted", ())
-    settings = cluster.settings("granted")
-    root = settings.model_copy(update={"broker": cluster.broker.bootstrap, "security_protocol": "plaintext"})
-    plain = Settings(_env_file=None, **root.model_dump(include={"broker", "app"}))
+    settings = cluster.user("granted", ())
+    plain = Settings(_env_file=None, broker=cluster.broker.bootstrap, app=settings.app)
     command = ["acls", "--process", "console", "--principal", "User:granted"]
     printed = told.command(plain, *command)[1]
     assert f"--allow-principal User:granted --operation READ --topic {plain.models}\n" in printed

@@ -17,9 +17,10 @@ ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
 
 
-def services(**variables: str) -> dict[str, dict[str, Any]]:
-    """All services, of every profile, under these variables and no file .env."""
-    command = ["docker", "compose", "--env-file", os.devnull, "--profile", "*", "config", "--format", "json"]
+def services(*more: Path, **variables: str) -> dict[str, dict[str, Any]]:
+    """All services, of every profile, under these variables and no file .env; `more` files say more of them."""
+    files = [word for file in (FILE, *more) for word in ("--file", str(file))]
+    command = ["docker", "compose", *files, "--env-file", os.devnull, "--profile", "*", "config", "--format", "json"]
     environment = os.environ | {"SETTINGS_FILE": os.devnull} | variables
     try:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -77,3 +78,24 @@ def test_every_variable_is_explained():
     explained = set(re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert used
     assert used <= explained
+
+
+def test_no_secret_has_a_default():
+    """A name that is explained may stand there without a value, and a file's name is none."""
+    name = r"\b(\w*(?:PASSWORD|TOKEN|SECRET|CREDENTIAL)\w*)"
+    for file in (FILE, ROOT / ".env.example"):
+        given = re.findall(name + r"\s*[=:][ \t]*([^\s}]+)", file.read_text())
+        assert [(variable, value) for variable, value in given if not variable.endswith("_FILE")] == []
+
+
+def test_secrets_reach_containers_as_the_documentation_says(tmp_path: Path):
+    page = (ROOT / "docs" / "security.md").read_text()
+    (override,) = re.findall(r"```yaml\n(# docker-compose\.override\.yml\n.*?)```", page, re.DOTALL)
+    (tmp_path / "override.yml").write_text(override)
+    found = services(tmp_path / "override.yml")
+    for service, secret, variable in (
+        ("worker", "kafka-worker", "RECOMMENDER_SASL_PASSWORD_FILE"),
+        ("console", "console-token", "RECOMMENDER_CONSOLE_TOKEN_FILE"),
+    ):
+        assert [one["source"] for one in found[service]["secrets"]] == [secret]
+        assert found[service]["environment"][variable] == f"/run/secrets/{secret}"

@@ -1,5 +1,7 @@
 """The access control list as data; tests/kafka/test_security.py grants it and nothing more."""
 
+from pathlib import Path
+
 import pytest
 
 from schemas.access import PROCESSES, access
@@ -30,6 +32,15 @@ def test_nobody_but_a_worker_writes_states_and_lists():
     }
     of_workers = {SETTINGS.changelog, SETTINGS.recommendations}
     assert {process for process, names in written.items() if names & of_workers} == {"worker"}
+
+
+def test_the_documentation_has_the_list():
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    settings = Settings.model_construct()
+    for process, runs in PROCESSES.items():
+        needed = access(settings, process)
+        rights = "; ".join(f"{', '.join(operations)} {resource} `{name}`" for resource, name, operations in needed)
+        assert f"\n| {process} | {runs} | {rights} |\n" in page
 
 
 def test_an_unknown_process_is_named():
