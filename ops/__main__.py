@@ -8,7 +8,7 @@ from confluent_kafka import KafkaException
 from kafka.errors import KafkaError
 
 from ops.acls import Acls
-from ops.bench import Bench
+from ops.bench.command import Bench
 from ops.bulk_import import Import
 from ops.chaos.command import Chaos
 from ops.chaos.soak import Soak

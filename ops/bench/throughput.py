@@ -1,18 +1,12 @@
-"""`python -m ops bench`: how fast a worker is, beside a reference in the same run."""
+"""A worker that catches up on a real Kafka, beside a bare consume and produce in the same run."""
 
-import os
-import platform
-import statistics
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, NamedTuple
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from ops.audit import audit
 from ops.kafka import LocalKafka
@@ -21,8 +15,7 @@ from ops.publisher import Publisher
 from ops.topics import admin, create
 from schemas.event import Event, encode
 from schemas.kafka import consumer_config, end_offsets, producer_config, watermarks
-from schemas.report import Report
-from schemas.settings import DONE, FAILED, Settings
+from schemas.settings import Settings
 from schemas.topics import topics
 
 _PARTITIONS: Final = 4
@@ -33,50 +26,41 @@ _TIMEOUT_S: Final = 300.0
 _POLL_S: Final = 0.05
 
 
-class Bench(Report):
-    """time a worker that catches up, beside a bare consume and produce"""
+class Throughput(NamedTuple):
+    """What the runs gave, in events/s."""
 
-    what: CliPositionalArg[Literal["throughput"]] = Field(description="what to time")
-    events: int = Field(200_000, ge=10_000, description="events to catch up on, of 20,000 users (Zipf)")
-    catalogue: int = Field(3_416, ge=100, description="items that the model knows")
-    runs: int = Field(3, ge=1, description="runs of each side, in turn; the median counts")
+    ours: list[float]
+    bare: list[float]
+    clean: bool
+    """whether an audit of every run found nothing wrong"""
 
-    def run(self) -> int:
-        """Time both sides in turn and print their medians."""
-        with (
-            tempfile.TemporaryDirectory(prefix="recommender-bench-") as name,
-            LocalKafka(Path(name) / "kafka") as kafka,
-        ):
-            directory = Path(name)
-            # not from the environment or a .env file, which are about another cluster
-            settings = Settings.model_construct(
-                broker=kafka.bootstrap, partitions=_PARTITIONS, artefact_store=str(directory / "store")
-            )
-            with admin(settings.broker) as client:
-                create(client, topics(settings))
-            _produce(settings, self.events, self.catalogue)
-            _publish_model(settings, self.catalogue)
-            bare, ours, clean = [], [], True
-            for run in range(self.runs):
-                bare.append(_pass_through(_run_settings(settings, f"bare-{run}")))
-                app = _run_settings(settings, f"worker-{run}")
-                ours.append(_worker(app, directory))
-                clean = clean and audit(app, _HISTORY_LENGTH).clean
-        events_per_s, bare_per_s = statistics.median(ours), statistics.median(bare)
-        ratio = events_per_s / bare_per_s
-        self.report(
-            f"worker        {events_per_s:>9,.0f} events/s, a list for each ({_spread(ours)})\n"
-            f"pass-through  {bare_per_s:>9,.0f} events/s ({_spread(bare)})\n"
-            f"ratio         {ratio:>9.2f}\n"
-            f"audit         {'nothing lost' if clean else 'SOMETHING IS WRONG':>9}\n"
-            f"{_machine()}",
-            events_per_s=round(events_per_s),
-            pass_through_per_s=round(bare_per_s),
-            ratio_to_pass_through=round(ratio, 3),
-            clean=clean,
-            machine=_machine(),
+
+def measure(events: int, catalogue: int, runs: int) -> Throughput:
+    """Time both sides in turn, on a Kafka of their own.
+
+    Raises:
+        ProgramFailed: a side did not get through.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="recommender-bench-") as name,
+        LocalKafka(Path(name) / "kafka") as kafka,
+    ):
+        directory = Path(name)
+        # not from the environment or a .env file, which are about another cluster
+        settings = Settings.model_construct(
+            broker=kafka.bootstrap, partitions=_PARTITIONS, artefact_store=str(directory / "store")
         )
-        return DONE if clean else FAILED
+        with admin(settings.broker) as client:
+            create(client, topics(settings))
+        _produce(settings, events, catalogue)
+        _publish_model(settings, catalogue)
+        result = Throughput([], [], clean=True)
+        for run in range(runs):
+            result.bare.append(_pass_through(_run_settings(settings, f"bare-{run}")))
+            app = _run_settings(settings, f"worker-{run}")
+            result.ours.append(_worker(app, directory))
+            result = result._replace(clean=result.clean and audit(app, _HISTORY_LENGTH).clean)
+        return result
 
 
 def _run_settings(settings: Settings, name: str) -> Settings:
@@ -159,14 +143,3 @@ def _worker(settings: Settings, directory: Path) -> float:
         seconds = time.perf_counter() - began
         watcher.close()
         return (total - first) / seconds
-
-
-def _spread(values: list[float]) -> str:
-    return f"{len(values)} runs, {min(values):,.0f} to {max(values):,.0f}"
-
-
-def _machine() -> str:
-    packages = ", ".join(
-        f"{name} {version(name)}" for name in ("faust-streaming", "confluent-kafka", "onnxruntime", "numpy")
-    )
-    return f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}, {packages}"

@@ -1,0 +1,1 @@
+"""Benchmarks of serving, each beside a reference in the same run."""
