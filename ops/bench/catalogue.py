@@ -47,8 +47,9 @@ class Measured(NamedTuple):
 def measure(items: int, runs: int) -> Measured:
     """Rank lists over `items` random items, in turn with the reference."""
     random = np.random.default_rng(0)
-    embedding = random.standard_normal((items, _WIDTH), np.float32) * random.uniform(0.02, 0.05, (items, 1))
-    embedding, bias = embedding.astype(np.float32), random.normal(0, 0.07, items).astype(np.float32)
+    norms = random.uniform(0.02, 0.05, (items, 1)).astype(np.float32)
+    embedding: NDArray[np.float32] = random.standard_normal((items, _WIDTH), np.float32) * norms
+    bias: NDArray[np.float32] = random.normal(0, 0.07, items).astype(np.float32)
     queries = random.standard_normal((_LISTS, _WIDTH), np.float32)
     seen, lengths = random.integers(0, items, _SEEN * _LISTS).astype(np.int32), np.full(_LISTS, _SEEN)
     tracemalloc.start()
@@ -63,8 +64,8 @@ def measure(items: int, runs: int) -> Measured:
         single.append(_cpu_s(lambda: ranker.rank(queries[:1], seen[:_SEEN], lengths[:1], _LIST)))
         theirs.append(_cpu_s(lambda: reference.run(None, {"queries": queries[:step]})) / step)
     wrong = _wrong(ranker, embedding, bias, queries[:_COMPARED], seen[: _SEEN * _COMPARED])
-    us = [round(1e6 * min(times), 1) for times in (ours, single, theirs)]
-    return Measured(items, *us, kept, _COMPARED, wrong)
+    list_us, single_us, reference_us = (round(1e6 * min(times), 1) for times in (ours, single, theirs))
+    return Measured(items, list_us, single_us, reference_us, kept, _COMPARED, wrong)
 
 
 def _cpu_s(work: Callable[[], object]) -> float:
