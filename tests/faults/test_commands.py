@@ -33,7 +33,7 @@ def test_an_unknown_fault_is_one_line():
     assert "there is no fault 'earthquake', there are kill," in found.stderr
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_chaos_runs_on_a_cluster_of_the_operator_and_leaves_nothing_there(kafka: LocalKafka, tmp_path: Path):
     with admin(kafka.bootstrap) as client:
         before = set(client.list_topics())
@@ -47,7 +47,7 @@ def test_chaos_runs_on_a_cluster_of_the_operator_and_leaves_nothing_there(kafka:
         assert set(client.list_topics()) - before <= {"__consumer_offsets"}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_soak_says_what_it_lost_and_what_memory_it_took(tmp_path: Path):
     arguments = ["--minutes", "0.3", "--every-s", "6", "--rate", "500", "--json"]
     found = ops("soak", "--directory", str(tmp_path), *arguments)

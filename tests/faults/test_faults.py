@@ -13,6 +13,8 @@ from ops.kafka import LocalKafka
 
 A, B = "a", "b"
 
+pytestmark = pytest.mark.timeout(600)  # of a machine with nothing else to do they take a tenth
+
 
 def outcome_of(
     faults: Iterable[Fault],
@@ -29,7 +31,6 @@ def outcome_of(
         return run(cluster, faults)
 
 
-@pytest.mark.timeout(300)
 def test_nothing_is_lost_or_applied_twice_whatever_befalls_the_service(kafka: LocalKafka, tmp_path: Path) -> None:
     faults = [
         Fault(Kind.KILL, 1.0, A, 0.0),
