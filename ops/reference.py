@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from ops.__main__ import COMMANDS
 from ops.console import metrics as console
 from schemas.artefact_store import ArtefactStore
-from schemas.settings import Command, Settings
+from schemas.settings import SECRETS, Command, Settings
 from stream_app.champion import Champion
 from stream_app.engine import Engine, store_directory
 from stream_app.health import Health
@@ -132,14 +132,16 @@ def _settings_table(command: type[Settings], fields: Mapping[str, FieldInfo]) ->
     yield "|---|---|---|---|---|"
     for name, field in fields.items():
         option = name.replace("_", "-")
-        option = f"--{shortcuts.get(option, option)}"
+        option = f"`--{shortcuts.get(option, option)}`"
         environment = f"`RECOMMENDER_{name.upper()}`"
         if field.is_required():
-            option, environment, default = name.upper(), "", "required"
+            option, environment, default = f"`{name.upper()}`", "", "required"
+        elif name in SECRETS:
+            option, default = "", ""
         else:
             default = _OF_THE_MACHINE.get((command, name)) or _default(field.default)
         description = (field.description or "").replace("|", "\\|")
-        yield f"| `{option}` | {environment} | {_value(name, field)} | {default} | {description} |"
+        yield f"| {option} | {environment} | {_value(name, field)} | {default} | {description} |"
 
 
 def _value(name: str, field: FieldInfo) -> str:
@@ -163,7 +165,7 @@ def _value(name: str, field: FieldInfo) -> str:
 
 
 def _default(value: Any) -> str:
-    if value is None or value == "":
+    if value is None or str(value) == "":
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"

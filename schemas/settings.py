@@ -19,6 +19,9 @@ from schemas.field_mapping import Codec, FieldMapping, TimeUnit
 DONE, FAILED, REFUSED = 0, 1, 2
 """Exit statuses: done; failed, a restart helps; a wrong setting or a refusal to start, a restart does not help."""
 
+SECRETS: Final = {name for name, field in Cluster.model_fields.items() if field.annotation is SecretStr}
+"""settings that no command line takes"""
+
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,248}$")]
 
 
@@ -121,7 +124,8 @@ def run(program: str, commands: Mapping[str, type[Command]], arguments: Sequence
 
 def run_command(program: str, command: type[Command], arguments: Sequence[str]) -> int:
     """Parse `arguments` into `command` and run it; see `run`."""
-    if shown := _SECRET_OPTIONS & {argument.partition("=")[0] for argument in arguments}:
+    secrets = {f"--{name.replace('_', '-')}" for name in SECRETS}
+    if shown := secrets & {argument.partition("=")[0] for argument in arguments}:
         names = ", ".join(sorted(shown))
         told = "others on this machine can read a command line: set it in the environment, .env or a file"
         print(f"{program}: {names}: {told}", file=sys.stderr)
@@ -143,11 +147,6 @@ def run_command(program: str, command: type[Command], arguments: Sequence[str]) 
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-
-
-_SECRET_OPTIONS: Final = {
-    f"--{name.replace('_', '-')}" for name, field in Cluster.model_fields.items() if field.annotation is SecretStr
-}
 
 
 def _told(problem: ErrorDetails) -> str:

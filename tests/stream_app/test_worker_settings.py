@@ -49,3 +49,8 @@ def test_every_child_has_a_web_port_of_its_own(port: int, ports: list[int]) -> N
 def test_a_round_spends_steps_on_states_of_the_previous_model() -> None:
     with pytest.raises(ValidationError, match="rebase_steps"):
         WorkerSettings(_env_file=None, rebase_steps=0)
+
+
+def test_a_worker_listens_for_nobody_unless_told_to_and_then_on_this_machine_alone() -> None:
+    settings = WorkerSettings(_env_file=None)
+    assert (settings.web_port, settings.web_host) == (0, "127.0.0.1")
