@@ -39,7 +39,7 @@ _DEFAULTS: Final = Recipe()
 _LIMITS: Final = Limits()
 _AFTER_FAILURE_S: Final = 300.0
 """until the next try after a failure, at most: what fails at first is often just an empty log"""
-_FIRST_ANSWER_S: Final = 3.0
+_FIRST_ANSWER_S: Final = 1.0
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 _log = structlog.get_logger()
