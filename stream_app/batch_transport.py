@@ -81,6 +81,17 @@ class Batch(NamedTuple):
         return offset
 
 
+class Position(NamedTuple):
+    """Where a partition stands, as the group and the log have it."""
+
+    committed: int | None
+    """None where the group has no offset, or has lost it"""
+    first: int
+    """offset at which the log begins"""
+    end: int
+    """offset at which the log ends"""
+
+
 class MembershipLost(Exception):
     """The group coordinator does not know this worker any more."""
 
@@ -156,10 +167,9 @@ class BatchConsumer(driver.Consumer):
         accepted: bool = await self._commit({tp: position})
         return accepted
 
-    async def lost(self) -> dict[TP, tuple[int, int]]:
-        """Partitions whose log begins after the committed offset: that offset, and the log's first one."""
-        positions = await self._thread.positions(self.assignment())
-        return {tp: (committed, first) for tp, (committed, first) in positions.items() if committed < first}
+    async def positions(self) -> dict[TP, Position]:
+        """Where the owned partitions stand."""
+        return await self._thread.positions(self.assignment())
 
     def lag(self) -> dict[int, int]:
         """Offsets between what is durable and the end of the log, as of the last fetch, by owned partition."""
@@ -339,21 +349,23 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def start_position(self, tp: TP) -> int:
         """Where this generation starts to read: the committed offset, else the first one of the log."""
-        committed, _ = (await self.positions([tp]))[tp]
-        return committed
+        position = (await self.positions([tp]))[tp]
+        return position.first if position.committed is None else position.committed
 
-    async def positions(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
-        """The committed offset of each partition, if there is none the log's first one, and the log's first one."""
-        found: dict[TP, tuple[int, int]] = await self.call_thread(self._positions, tps) if tps else {}
+    async def positions(self, tps: Collection[TP]) -> dict[TP, Position]:
+        """Where these partitions stand."""
+        found: dict[TP, Position] = await self.call_thread(self._positions, tps) if tps else {}
         return found
 
-    async def _positions(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
+    async def _positions(self, tps: Collection[TP]) -> dict[TP, Position]:
         consumer = self._ensure_consumer()
         wanted = {tp: aiokafka.TopicPartition(*tp) for tp in tps}
-        firsts = await consumer.beginning_offsets(list(wanted.values()))
+        # the ends after the committed offsets, which must not be ahead of them
         committed = await asyncio.gather(*map(consumer.committed, wanted.values()))
+        firsts = await consumer.beginning_offsets(list(wanted.values()))
+        ends = await consumer.end_offsets(list(wanted.values()))
         return {
-            tp: (firsts[at] if offset is None else offset, firsts[at])
+            tp: Position(offset, firsts[at], ends[at])
             for (tp, at), offset in zip(wanted.items(), committed, strict=True)
         }
 

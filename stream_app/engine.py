@@ -21,6 +21,7 @@ from schemas import state
 from schemas.malformed import Malformed
 from schemas.placement import misplaced
 from schemas.recommendation import Cause
+from schemas.settings import Refused
 from schemas.state import NO_MODEL, StateRecord
 from stream_app.advance import Advanced, Change, advance
 from stream_app.broker import Broker, BrokerAway, Confirm, DeadLetter, NotOwner, Outgoing, Record
@@ -34,7 +35,13 @@ from stream_app.shares import share_out
 from stream_app.user_table import UserTable
 
 _ATTEMPTS: Final = 3
+_OWN_STAGES: Final = {Stage.INTAKE, Stage.ADVANCE, Stage.COMPUTE, Stage.ENCODE}
+"""in which a failure comes from the records, not from Kafka or the disk"""
 _log = structlog.get_logger()
+
+
+class RoundFailed(Exception):
+    """A record cannot be processed; the message names it, and the setting that puts it aside."""
 
 
 class _User(NamedTuple):
@@ -99,8 +106,17 @@ class Engine:
         """When the engine last came a step further, also within a recovery; monotonic seconds."""
         return max(self.stopwatch.since, self._table.replayed_at)
 
-    def own(self, partitions: Collection[int]) -> int:
+    @property
+    def input_positions(self) -> dict[int, int]:
+        """The next input offset of each open partition, as its store has it; 0 in a new one."""
+        return {partition: self._table.input_position(partition) for partition in self._table.partitions}
+
+    def own(self, partitions: Collection[int], begun: Collection[int] = ()) -> int:
         """Open and recover exactly these partitions, close all others.
+
+        Args:
+            partitions: what is owned from now on.
+            begun: those of which events are done already, so that there must be states.
 
         Returns:
             changelog records that were read.
@@ -114,6 +130,7 @@ class Engine:
                 self._table.close(partition)
             new = set(partitions) - set(self._table.partitions)
             self.stopwatch.enter(Stage.RECOVER)
+            self._refuse_lost_changelog(set(begun) & new)
             recovered = self._table.open(new)
             self._send_again({partition: recovery.healed for partition, recovery in recovered.items()})
             self.stopwatch.enter(None)
@@ -126,10 +143,21 @@ class Engine:
 
         Raises:
             NotOwner: the group gave a partition to another worker.
+            RoundFailed: a record cannot be processed.
             Exception: anything else that must end the process.
         """
         with self._lock:
-            self._round(batches, {}, Cause.REPLAY)
+            try:
+                self._round(batches, {}, Cause.REPLAY)
+            except (Refused, OSError):
+                raise  # the store, not a record
+            except Exception as error:
+                if self.stopwatch.stage not in _OWN_STAGES or (place := self._failing(batches)) is None:
+                    raise
+                raise RoundFailed(
+                    f"record {place} (partition:offset) fails: {error!r}; should it fail again after a restart, "
+                    f"--skip-records {place} makes a dead letter of it"
+                ) from error
 
     def swap(self, model: Model) -> None:
         """Serve `model` from the next round on; states of the present one move over as their users come."""
@@ -164,6 +192,14 @@ class Engine:
                 self._table.close(partition)
             self._pool.shutdown()
 
+    def _refuse_lost_changelog(self, begun: Collection[int]) -> None:
+        """A partition's states are on the changelog before its first offset is committed."""
+        if empty := sorted(partition for partition in begun if self._broker.changelog_range(partition)[1] == 0):
+            raise Refused(
+                f"the changelog has nothing in partitions {empty}, of which events are done: `python -m ops reset` "
+                "processes the log again, --on-lost-events continue goes on without their states"
+            )
+
     def _overtaken(self, partition: int) -> bool:
         self.stopwatch.enter(Stage.CHECK)
         try:
@@ -176,6 +212,16 @@ class Engine:
         if any(users.values()):
             self._round(dict.fromkeys(users, ()), users, Cause.HEAL)
 
+    def _failing(self, batches: Mapping[int, Sequence[Record]]) -> str | None:
+        """The first record that fails on its own, as partition:offset."""
+        for partition, records in batches.items():
+            for record in records:
+                try:
+                    self._round({partition: [record]}, {}, Cause.REPLAY, rehearsal=True)
+                except Exception:
+                    return f"{partition}:{record.offset}"
+        return None
+
     def _heal(self, partition: int) -> Collection[bytes]:
         healed = self._table.heal(partition).healed
         self.counters.healed += len(healed)
@@ -183,7 +229,12 @@ class Engine:
         return healed
 
     def _round(
-        self, batches: Mapping[int, Sequence[Record]], owed: Mapping[int, Collection[bytes]], again: Cause
+        self,
+        batches: Mapping[int, Sequence[Record]],
+        owed: Mapping[int, Collection[bytes]],
+        again: Cause,
+        *,
+        rehearsal: bool = False,
     ) -> None:
         """Steps 1 to 6; starts over for partitions on which another writer is found.
 
@@ -191,6 +242,7 @@ class Engine:
             batches: records by partition.
             owed: users by partition who get a list without an event.
             again: why users get a list although none of their events is new.
+            rehearsal: compute, and send and keep nothing.
         """
         letters: dict[int, list[DeadLetter]] | None = None
         size, started = sum(map(len, batches.values())), time.monotonic()
@@ -218,6 +270,8 @@ class Engine:
             else:
                 letters = {}
             states, lists = self._answer(users)
+            if rehearsal:
+                return
             outgoing = {
                 partition: Outgoing(lists[partition], list(states[partition].items()), letters.get(partition, ()))
                 for partition in batches

@@ -46,8 +46,15 @@ class Rounds(Protocol):
 
     counters: Counters
 
-    def own(self, partitions: Collection[int]) -> int:
-        """Open and recover exactly `partitions`, close the others, and return how many records that took."""
+    @property
+    def input_positions(self) -> Mapping[int, int]:
+        """The next input offset of each open partition, as its store has it; 0 in a new one."""
+
+    def own(self, partitions: Collection[int], begun: Collection[int]) -> int:
+        """Open and recover exactly `partitions`, close the others, and return how many records that took.
+
+        Events of the partitions `begun` are done already, so there must be states.
+        """
 
     def process(self, batches: Mapping[int, Sequence[Record]]) -> None:
         """One round over ascending records by partition; all its effects are durable when it returns."""
@@ -113,11 +120,13 @@ class Host:
             status = FAILED if self._failure else end.code
         finally:
             self._thread.shutdown()
-            self._engine.close()
+            self._close()
         if self._app.crash_reason is not None:
             self._note(self._app.crash_reason)
         if isinstance(self._failure, Refused):
             raise self._failure
+        if self._failure is not None:
+            status = FAILED
         counters = self._engine.counters
         _log.info("stopped", events=counters.events, lists=counters.lists, lost=self.expired, status=status or 0)
         return status if isinstance(status, int) else FAILED
@@ -138,6 +147,12 @@ class Host:
     @property
     def _consumer(self) -> BatchConsumer:
         return cast("BatchConsumer", self._app.consumer)
+
+    def _close(self) -> None:
+        try:
+            self._engine.close()
+        except Exception as failure:
+            self._note(failure)
 
     async def _rounds(self, stream: Any) -> None:
         """Faust's agent: one round of everything that queued up while the last round was written."""
@@ -166,30 +181,48 @@ class Host:
         """After the running round was waited for and committed: the partitions are not ours from here on."""
         owned, self._owned = self._owned, None
         if owned:
-            await self._in_engine(self._engine.own, ())
+            await self._in_engine(self._engine.own, (), ())
 
     async def _on_rebalanced(self, *_: Any, **__: Any) -> None:
         """Before the first record of the new generation is fetched."""
         owned = {tp.partition for tp in self._consumer.assignment() if tp.topic == self._settings.interactions}
         self._owned = owned  # before the wait: a revoke meanwhile must close them again
         started = time.monotonic()
-        recovered = await self._in_engine(self._engine.own, owned)
+        begun = await self._begun() if self._settings.on_lost_events == "stop" else set[int]()
+        recovered = await self._in_engine(self._engine.own, owned, begun)
         seconds = round(time.monotonic() - started, 2)
         _log.info("owns partitions", partitions=sorted(owned), recovered=recovered, seconds=seconds)
         async with self._fatal():
             await self._check_lost()
 
+    async def _begun(self) -> set[int]:
+        async with self._fatal():
+            return {tp.partition for tp, position in (await self._consumer.positions()).items() if position.committed}
+
     async def _check_lost(self) -> None:
-        """Events may expire while no worker runs."""
-        for tp, (committed, first) in (await self._consumer.lost()).items():
-            if self._settings.on_lost_events == "stop":
+        """Events may expire while no worker runs, offsets too, and a cluster may lose the end of a log."""
+        stored = self._engine.input_positions
+        for tp, (committed, first, end) in (await self._consumer.positions()).items():
+            done = stored.get(tp.partition, 0)
+            if (ahead := max(committed or 0, done)) > end:
                 raise Refused(
-                    f"{tp.topic}[{tp.partition}]: the committed offset is {committed} but the log begins at {first}, "
-                    f"the events between expired unread: go on without them with --on-lost-events continue"
+                    f"{tp.topic}[{tp.partition}]: events before offset {ahead} are done but the log ends at {end}, so "
+                    "new events would be taken for old ones: `python -m ops reset` processes the log again"
                 )
-            self._consumer.skip(tp, first)
-            self.expired += first - committed
-            _log.error("events expired unread", partition=tp.partition, committed=committed, log_begins=first)
+            if committed is not None and committed < first:
+                self._expired(tp, "committed offset", committed, first)
+            elif committed is None and 0 < done < first:
+                self._expired(tp, "store's position", done, first)
+
+    def _expired(self, tp: TP, name: str, position: int, first: int) -> None:
+        if self._settings.on_lost_events == "stop":
+            raise Refused(
+                f"{tp.topic}[{tp.partition}]: the {name} is {position} but the log begins at {first}, "
+                f"the events between expired unread: go on without them with --on-lost-events continue"
+            )
+        self._consumer.skip(tp, first)
+        self.expired += first - position
+        _log.error("events expired unread", partition=tp.partition, committed=position, log_begins=first)
 
     async def _check_idle(self) -> None:
         async with self._consumer.round:
@@ -245,7 +278,10 @@ class Host:
 def _app(settings: WorkerSettings) -> faust.App:
     session_s = settings.session_timeout_s
     datadir = store_directory(settings) / "faust"
-    datadir.mkdir(parents=True, exist_ok=True)
+    try:
+        datadir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"data_dir {settings.data_dir} cannot be used: {error.strerror} ({error.filename})") from error
     return faust.App(
         settings.app,
         broker=[f"{SCHEME}://{address}" for address in settings.broker.split(",")],

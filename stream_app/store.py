@@ -6,15 +6,24 @@ that belong to it become durable together or not at all.
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+
+from schemas.settings import Refused
 
 _USER: Final = b"\x01"
 _CHANGELOG_POSITION: Final = b"\x00changelog"
 _INPUT_POSITION: Final = b"\x00input"
 _IDENTITY: Final = b"\x00identity"
+_FLUSH: Final = b"\x00flush"
+"""number of the flush that the records before it belong to: the last thing that goes into the flushed file"""
+_FLUSHED: Final = b"\x00flushed"
+"""number of the last flush: the first thing that comes after it"""
 _MIB: Final = 1 << 20
+_FLUSH_BYTES: Final = 24 * _MIB
+_WRITE_BUFFER_BYTES: Final = 32 * _MIB
+_READ_ONLY: Final = ("Read-only file system", "Permission denied", "Operation not permitted")
 
 
 class Store:
@@ -24,18 +33,23 @@ class Store:
         """Open or create the store in the directory `path`.
 
         Raises:
-            OSError: RocksDB cannot open it: in use, damaged, no permission.
+            Refused: it is damaged, or cannot be written.
+            OSError: RocksDB cannot open it now: in use, or the disk is full.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = Rdict(str(path), _options())
         except Exception as error:  # rocksdict raises nothing narrower
-            hint = ", another worker runs with this worker id and data dir" if "lock" in str(error).lower() else ""
-            raise OSError(f"{path} cannot be opened{hint}: {error}") from error
+            raise _told(path, error, opening=True) from error
         self._unlogged = WriteOptions()
         self._unlogged.disable_wal = True
         self._deferred = False
+        self._flushes = self._position(_FLUSH)
+        self._unflushed_bytes = 0
+        if self._position(_FLUSHED) > self._flushes:
+            self._db.close()
+            raise _damaged(path, "it lacks a file of records that was there")
         self.changelog_position = self._position(_CHANGELOG_POSITION)
         """next offset of the changelog that is not reflected here"""
         self.input_position = self._position(_INPUT_POSITION)
@@ -43,7 +57,7 @@ class Store:
 
     def get(self, keys: list[bytes]) -> list[bytes | None]:
         """The users' records, None where there is none."""
-        values: list[bytes | None] = self._db.get([_USER + key for key in keys])
+        values: list[bytes | None] = self._get([_USER + key for key in keys])
         return values
 
     def write(
@@ -64,23 +78,45 @@ class Store:
                 batch.delete(_USER + key)
             else:
                 batch.put(_USER + key, value)
+                self._unflushed_bytes += len(value)
         batch.put(_CHANGELOG_POSITION, changelog_position.to_bytes(8, "little"))
         if input_position is not None:
             batch.put(_INPUT_POSITION, input_position.to_bytes(8, "little"))
-        if logged:
-            self._db.write(batch)
-        else:
-            self._db.write(batch, self._unlogged)
+        try:
+            if logged:
+                self._db.write(batch)
+            else:
+                self._db.write(batch, self._unlogged)
+        except Exception as error:
+            raise _told(self.path, error) from error
         self.changelog_position = changelog_position
         if input_position is not None:
             self.input_position = input_position
+        if logged and self._unflushed_bytes > _FLUSH_BYTES:
+            self._flush(wait=False)
 
     def flush(self) -> None:
         """Make unlogged batches durable.
 
         Must come before the next logged one: a crash would otherwise keep the later position without the records.
         """
-        self._db.flush()
+        self._flush(wait=True)
+
+    def _flush(self, *, wait: bool) -> None:
+        """Write a file of records, and see at the next opening that it is there.
+
+        RocksDB takes a manifest whose end is missing for whole: the files that only the end names are forgotten, with
+        all their records, and the log goes on behind the gap.
+        """
+        self._flushes += 1
+        number = self._flushes.to_bytes(8, "little")
+        try:
+            self._db.put(_FLUSH, number)
+            self._db.flush(wait)
+            self._db.put(_FLUSHED, number)
+        except Exception as error:
+            raise _told(self.path, error) from error
+        self._unflushed_bytes = 0
 
     def defer_compaction(self) -> None:
         """Do not merge what is written until `compact_again`: for bulk recovery; a store that is opened merges."""
@@ -96,7 +132,7 @@ class Store:
     @property
     def identity(self) -> bytes | None:
         """What the store says it belongs to; None for a new one."""
-        value: bytes | None = self._db.get(_IDENTITY)
+        value: bytes | None = self._get(_IDENTITY)
         return value
 
     @identity.setter
@@ -113,15 +149,38 @@ class Store:
         """Close it; another process may open it then."""
         self._db.close()
 
+    def _get(self, keys: bytes | list[bytes]) -> Any:
+        try:
+            return self._db.get(keys)
+        except Exception as error:
+            raise _told(self.path, error) from error
+
     def _position(self, key: bytes) -> int:
-        value = self._db.get(key)
+        value = self._get(key)
         return int.from_bytes(value, "little") if value else 0
+
+
+def _damaged(path: Path, why: str) -> Refused:
+    return Refused(f"{path} is damaged, `rm -r {path}` lets the worker build it anew from the changelog: {why}")
+
+
+def _told(path: Path, error: Exception, *, opening: bool = False) -> Exception:
+    """What RocksDB says, by what mends it: a command, or a restart once something else is right again."""
+    text = " ".join(str(error).split())
+    if any(reason in text for reason in _READ_ONLY):
+        return Refused(f"{path} cannot be written, make it writable or set another data_dir: {text}")
+    if "lock hold by" in text or "While lock file" in text:
+        return OSError(f"{path} cannot be opened, another worker runs with this worker id and data dir: {text}")
+    # a file that vanishes while the store is open: the next opening tells whether the others are still there
+    if "Corruption" in text or (opening and "No such file" in text):
+        return _damaged(path, text)
+    return OSError(f"{path} cannot be {'opened' if opening else 'used'}: {text}")
 
 
 def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
-    options.set_write_buffer_size(32 * _MIB)
+    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(3)
     options.set_max_open_files(256)
     options.set_compression_type(DBCompressionType.none())  # states are random floats: it would cost and save nothing

@@ -156,6 +156,7 @@ class UserTable:
             stale = list(found.stale)
             again = {key: value for key, value in zip(stale, store.get(stale), strict=True) if value}
             if new and not found.identified:
+                _refuse_nameless(store, partition, found.records)
                 again |= own_record
             if not again:
                 return Recovered(records, healed)
@@ -196,6 +197,16 @@ def _refuse_other_world(store: Store, identity: _Identity) -> None:
             f"{store.path} belongs to {(found or b'').decode()}, now there are {identity.in_store.decode()}: "
             f"remove {store.path} to rebuild it from the changelog, or, where the topics or the history length were "
             "meant to change, process the log again with `python -m ops reset`"
+        )
+
+
+def _refuse_nameless(store: Store, partition: int, records: int) -> None:
+    """A changelog says to which topics it belongs before it has a state, and compaction keeps that."""
+    if records:
+        store.write({}, 0)  # what was read is trusted as little the next time
+        raise Refused(
+            f"changelog partition {partition} has {records} records and none of them says to which topics it belongs: "
+            "`python -m ops reset` or a new RECOMMENDER_APP processes the log again"
         )
 
 

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from schemas import event
 from schemas.item import item_hash
 from stream_app.broker import BrokerAway
+from stream_app.engine import RoundFailed
 from tests.stream_app.tiny_model import TinyModel
 from tests.stream_app.world import Worker, World
 
@@ -78,3 +80,31 @@ def test_a_broker_that_does_not_answer_is_asked_again_later(worker: Worker, monk
         worker.engine.check_idle()
     worker.engine.check_idle()
     assert worker.engine.partitions == [0, 1]
+
+
+def test_a_record_that_fails_is_named_with_the_setting_that_puts_it_aside(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    def decode(value: bytes, key: bytes | None, timestamp_ms: int) -> event.Event:
+        if b"i3" in value:
+            raise ZeroDivisionError("a defect")
+        return event.decode(value, key, timestamp_ms)
+
+    monkeypatch.setattr(worker.engine, "_decode", decode)
+    for item_id in ("i1", "i2", "i3", "i4"):
+        worker.world.produce("u", item_id)
+    [partition] = [partition for partition, log in worker.world.log.items() if log]
+    with pytest.raises(RoundFailed, match=rf"record {partition}:2 .*a defect.*--skip-records {partition}:2 "):
+        worker.work(50)
+    assert worker.engine.counters.events == 0
+    assert worker.world.committed[partition] == 0
+
+
+def test_a_failure_of_no_single_record_is_told_as_it_is(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    def send(_outgoing: object) -> None:
+        raise ConnectionError("no answer")
+
+    monkeypatch.setattr(worker.engine._broker, "send", send)
+    worker.world.produce("u", "i1")
+    with pytest.raises(ConnectionError):
+        worker.work(50)

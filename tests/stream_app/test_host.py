@@ -24,7 +24,11 @@ class Rounds:
         self.counters = Counters()
         self.sizes: list[int] = []  # of rounds, in records
 
-    def own(self, partitions: Collection[int]) -> int:
+    @property
+    def input_positions(self) -> Mapping[int, int]:
+        return {}
+
+    def own(self, partitions: Collection[int], begun: Collection[int]) -> int:  # noqa: ARG002
         return len(partitions)
 
     def process(self, batches: Mapping[int, Sequence[Record]]) -> None:

@@ -131,7 +131,7 @@ class Worker:
                 self.world.owner[partition] = self.name
             elif self.world.owner[partition] == self.name:
                 self.world.owner[partition] = None
-        self.engine.own(partitions)
+        self.engine.own(partitions, {partition for partition in partitions if self.world.committed[partition]})
         self.positions = {partition: self.world.committed[partition] for partition in partitions}
 
     def work(self, limit: int) -> None:
