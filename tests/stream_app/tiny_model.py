@@ -25,8 +25,8 @@ WIDTH = 4
 STATE = 2 * WIDTH
 _GRAPH = """
 <ir_version: 10, opset_import: ["" : 18]>
-step (float[B, 8] state, float[B, 4] x) => (float[B, 8] next_state, float[B, 4] query)
-<float decay = {{{decay}}}, int64[2] sizes = {{4, 4}}>
+step (float[B, {state}] state, float[B, {width}] x) => (float[B, {state}] next_state, float[B, {width}] query)
+<float decay = {{{decay}}}, int64[2] sizes = {{{width}, {width}}}>
 {{
   kept = Mul(state, decay)
   xx = Concat<axis = 1>(x, x)
@@ -40,22 +40,23 @@ step (float[B, 8] state, float[B, 4] x) => (float[B, 8] next_state, float[B, 4] 
 class TinyModel:
     """The artefact of version `version` over `item_ids`, and the plain arithmetic that it stands for."""
 
-    def __init__(self, version: int, item_ids: Sequence[str], decay: float = 0.75) -> None:
+    def __init__(self, version: int, item_ids: Sequence[str], decay: float = 0.75, width: int = WIDTH) -> None:
         random = np.random.default_rng(version)
         self.version = version
+        self.width = width
         self.decay = np.float32(decay)
         self.item_ids = list(item_ids)
-        self.embedding = random.standard_normal((len(item_ids), WIDTH)).astype(np.float32)
+        self.embedding = random.standard_normal((len(item_ids), width)).astype(np.float32)
         self.bias = random.standard_normal(len(item_ids)).astype(np.float32)
         self.row_of = {item_hash(item_id): row for row, item_id in enumerate(item_ids)}
 
     def fold(self, item_hashes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """State [S] and query [D] after a history, one item at a time; unknown items change nothing."""
-        state, query = np.zeros(STATE, np.float32), np.zeros(WIDTH, np.float32)
+        state, query = np.zeros(2 * self.width, np.float32), np.zeros(self.width, np.float32)
         for item in item_hashes:
             if (row := self.row_of.get(item)) is not None:
                 state = state * self.decay + np.tile(self.embedding[row], 2)
-                query = np.tanh(state[:WIDTH])
+                query = np.tanh(state[: self.width])
         return state, query
 
     def top(self, item_hashes: Sequence[int], k: int) -> list[str]:
@@ -72,8 +73,9 @@ class TinyModel:
         query = np.stack([self.fold([item_hash(self.item_ids[row]) for row in probe if row >= 0])[1] for probe in rows])
         top = np.argsort(-(query @ self.embedding.T + self.bias), axis=1)[:, :3].astype(np.int32)
         arrays, ids = encode_catalogue(catalogue)
+        graph = _GRAPH.format(decay=self.decay, width=self.width, state=2 * self.width)
         files = {
-            STEP: onnx.parser.parse_model(_GRAPH.format(decay=self.decay)).SerializeToString(),
+            STEP: onnx.parser.parse_model(graph).SerializeToString(),
             CATALOGUE: arrays,
             ITEMS: ids,
             PROBES: encode_probes(Probes(rows, query, top)),
@@ -83,8 +85,8 @@ class TinyModel:
             path=str(self.version),
             files=described(files),
             items=len(self.item_ids),
-            width=WIDTH,
-            state=STATE,
+            width=self.width,
+            state=2 * self.width,
         )
         return manifest, files
 
