@@ -52,6 +52,7 @@ def line(recommendation: Recommendation, titles: Mapping[str, str], width: int |
     sent = datetime.fromtimestamp(r.emitted_at_ms / 1000).strftime("%H:%M:%S")
     items = " · ".join(titles.get(item_id) or item_id for item_id, _score in r.items)
     text = f"{sent}  {r.user_id:<12}  {r.cause:<6}  {r.history_length:>4} events  {items}"
+    text = "".join(character if character.isprintable() else "?" for character in text)  # ids may steer a terminal
     return text if width is None or len(text) <= width else text[: width - 1] + "…"
 
 

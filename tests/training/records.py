@@ -16,6 +16,10 @@ class Record:
     of_key: bytes | None
     of_value: bytes | None
     at: int = 0
+    of_partition: int = 0
+
+    def partition(self) -> int:
+        return self.of_partition
 
     def key(self) -> bytes | None:
         return self.of_key

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -11,9 +12,10 @@ import pyarrow.compute as pc
 from confluent_kafka import Message
 from numpy.typing import NDArray
 
-from schemas.event import Event, decode, decode_key
+from schemas.event import MAX_ID_BYTES, Event, decode, decode_key
 from schemas.field_mapping import Decode
 from schemas.malformed import Malformed
+from schemas.placement import partition_of
 from schemas.state import RECENT_EVENT_IDS
 from training.log.histories import Histories, grouped
 
@@ -38,6 +40,7 @@ The events' columns have the names of the contract. A tombstone has none of them
 id, since whoever is to be forgotten should not live on as the name of someone who was.
 """
 
+_right: Final = lru_cache(maxsize=1 << 16)(partition_of)
 _NO_EVENT: Final = (None,) * len(Event._fields)
 
 Forgotten = Mapping[bytes, tuple[int, int]]
@@ -69,13 +72,19 @@ def user_digest(user_id: str) -> bytes:
     return blake2b(user_id.encode(), digest_size=16).digest()
 
 
-def decoded(messages: Sequence[Message], of_value: Decode = decode) -> Decoded:
-    """Records of one partition, in their order, as the worker understands them."""
+def decoded(messages: Sequence[Message], of_value: Decode = decode, partitions: int = 0) -> Decoded:
+    """Records of one partition, in their order, as the worker understands them.
+
+    Where `partitions` says how many there are, records of users who belong in another one are malformed: workers put
+    them aside, and a tombstone in the right one would not forget them.
+    """
     offsets: list[int] = []
     events: list[Sequence[str | int | None]] = []
     digests: list[bytes | None] = []
     for message in messages:
         key, value = message.key(), message.value()
+        if partitions and key and len(key) <= MAX_ID_BYTES and _right(key, partitions) != message.partition():
+            continue
         try:
             if value is None:
                 digests.append(user_digest(decode_key(key)))

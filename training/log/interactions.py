@@ -115,6 +115,7 @@ class _Source:
         self._settings = settings
         self._tell = tell
         self._consumer = Consumer(consumer_config(settings))
+        self._partitions = len(ends)
         self._begins = {partition: archive.end(partition) if archive else 0 for partition in ends}
         self._positions = dict(self._begins)
         self._wanted = sum(max(0, end - self._begins[partition]) for partition, end in ends.items())
@@ -131,7 +132,7 @@ class _Source:
         of_value = self._settings.event_codec.decode
         tables = [SCHEMA.empty_table()]
         for messages in read_range(self._settings, self._settings.interactions, partition, begin, end):
-            found = decoded(messages, of_value)
+            found = decoded(messages, of_value, self._partitions)
             tables.append(found.table)
             self.records += len(messages)
             self.malformed += found.malformed

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.event import MAX_TIMESTAMP_MS, Event, encode, encode_json
+from schemas.placement import partition_of
 from schemas.state import RECENT_EVENT_IDS
 from tests.training.records import Record, event, messages, tombstone
 from training.log.columns import Gathered, decoded, forgotten, gather, living
@@ -129,6 +130,18 @@ def test_a_tombstone_does_not_keep_the_name_of_its_user() -> None:
 def test_a_malformed_record_is_counted_and_skipped(record: Record) -> None:
     found = decoded(messages([record, event("a", "x", 1)]))
     assert (found.malformed, found.table["offset"].to_pylist()) == (1, [1])
+
+
+def test_records_of_users_who_belong_in_another_partition_are_malformed_where_their_number_is_known() -> None:
+    users = [f"u{number}" for number in range(20)]
+    records = [Record(user.encode(), event(user, "x").of_value, at, 1) for at, user in enumerate(users)]
+    records.append(Record(b"u1", None, 20, 1))
+    records.append(Record(b"x" * 300, None, 21, 1))
+    here = [at for at, user in enumerate([*users, "u1"]) if partition_of(user.encode(), 3) == 1]
+    found = decoded(messages(records), partitions=3)
+    assert found.table["offset"].to_pylist() == here
+    assert found.malformed == len(records) - len(here)
+    assert decoded(messages(records)).malformed == 1
 
 
 def test_a_batch_without_any_event_has_no_rows() -> None:
