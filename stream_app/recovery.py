@@ -133,6 +133,6 @@ def _older(value: bytes | None, than: bytes | None) -> bool:
 def _refuse_other(found: bytes, identity: bytes, partition: int) -> None:
     if found != identity:
         raise Refused(
-            f"changelog partition {partition} belongs to {found.decode(errors='replace')}, now there are {identity.decode()}: "
-            "`python -m ops reset` or a new RECOMMENDER_APP processes the log again"
+            f"changelog partition {partition} belongs to {found.decode(errors='replace')}, now there are "
+            f"{identity.decode()}: `python -m ops reset` or a new RECOMMENDER_APP processes the log again"
         )
