@@ -1,8 +1,10 @@
 """The commands, short."""
 
 import json
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,21 @@ from ops.chaos.schedule import Kind
 from ops.kafka import LocalKafka
 from ops.topics import admin
 from schemas.settings import REFUSED, Refused
+from tests.kafka.worker_process import wait_until
 
 
 def ops(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "ops", *arguments], capture_output=True, text=True)
+
+
+def running_in(directory: Path) -> list[int]:
+    """Ids of the processes whose command line names the directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(directory).encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
 
 
 def test_faults_of_the_broker_are_for_a_broker_of_our_own():
@@ -48,8 +61,22 @@ def test_chaos_runs_on_a_cluster_of_the_operator_and_leaves_nothing_there(kafka:
 
 
 @pytest.mark.timeout(600)
+def test_ctrl_c_ends_every_process_and_removes_the_topics(kafka: LocalKafka, tmp_path: Path):
+    command = [sys.executable, "-m", "ops", "chaos", "--broker", kafka.bootstrap, "--directory", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as chaos:
+        wait_until(lambda: len(running_in(tmp_path)) == 3, "the command and two workers run", 300)
+        assert chaos.stdout is not None
+        app = chaos.stdout.readline().split()[0]
+        chaos.send_signal(signal.SIGINT)
+        assert chaos.wait(120) == 130
+    assert running_in(tmp_path) == []
+    with admin(kafka.bootstrap) as client:
+        assert not [name for name in client.list_topics() if name.startswith(app)]
+
+
+@pytest.mark.timeout(600)
 def test_a_soak_says_what_it_lost_and_what_memory_it_took(tmp_path: Path):
-    arguments = ["--minutes", "0.3", "--every-s", "6", "--rate", "500", "--json"]
+    arguments = ["--minutes", "0.2", "--every-s", "5", "--rate", "500", "--json"]
     found = ops("soak", "--directory", str(tmp_path), *arguments)
     assert found.returncode == 0, found.stdout + found.stderr
     figures = json.loads(found.stdout.splitlines()[-1])
