@@ -5,27 +5,31 @@ import sys
 from collections.abc import Mapping
 
 from confluent_kafka import KafkaException
-from kafka.errors import KafkaError
 
-from ops.acls import Acls
-from ops.bench.command import Bench
-from ops.bulk_import import Import
-from ops.chaos.command import Chaos
-from ops.chaos.soak import Soak
-from ops.console.command import Console
-from ops.demo import Demo
-from ops.distribution import Unavailable
-from ops.dlq import Dlq
-from ops.forget import Forget
-from ops.kafka import BrokerFailed, Kafka
-from ops.program import ProgramFailed
-from ops.replay import Replay
-from ops.reset import Reset
-from ops.topics import Topics, Unreachable
-from ops.watch import Watch
 from schemas import logs
+from schemas.extras import needed
 from schemas.malformed import Malformed
 from schemas.settings import FAILED, Command, run
+
+with needed("python -m ops", "ops"):
+    from kafka.errors import KafkaError
+
+    from ops.acls import Acls
+    from ops.bench.command import Bench
+    from ops.bulk_import import Import
+    from ops.chaos.command import Chaos
+    from ops.chaos.soak import Soak
+    from ops.console.command import Console
+    from ops.demo import Demo
+    from ops.distribution import Unavailable
+    from ops.dlq import Dlq
+    from ops.forget import Forget
+    from ops.kafka import BrokerFailed, Kafka
+    from ops.program import ProgramFailed
+    from ops.replay import Replay
+    from ops.reset import Reset
+    from ops.topics import Topics, Unreachable
+    from ops.watch import Watch
 
 COMMANDS: Mapping[str, type[Command]] = {
     "kafka": Kafka,
@@ -50,7 +54,8 @@ def main() -> int:
     logs.configure("ERROR")
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it raises what it logs
     try:
-        return run("python -m ops", COMMANDS, sys.argv[1:])
+        with needed("python -m ops", "ops"):
+            return run("python -m ops", COMMANDS, sys.argv[1:])
     except (
         BrokerFailed,
         KafkaError,

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Final
 
+from schemas.extras import needed
 from schemas.settings import FAILED, Command, run
-from training.bench import Bench
-from training.release.history import History
-from training.release.promote import Promote, Rollback
-from training.reproduce import Reproduce
-from training.run import FAILURES, Run, told
-from training.starts import Starts
+
+with needed("python -m training", "training"):
+    from training.bench import Bench
+    from training.release.history import History
+    from training.release.promote import Promote, Rollback
+    from training.reproduce import Reproduce
+    from training.run import FAILURES, Run, told
+    from training.starts import Starts
 
 COMMANDS: Final[Mapping[str, type[Command]]] = {
     "run": Run,
@@ -34,7 +37,8 @@ def main() -> int:
     """Run the command that the command line names and return its exit status."""
     signal.signal(signal.SIGTERM, stop)
     try:
-        return run("python -m training", COMMANDS, sys.argv[1:])
+        with needed("python -m training", "training"):
+            return run("python -m training", COMMANDS, sys.argv[1:])
     except FAILURES as error:
         print(f"python -m training: {told(error)}", file=sys.stderr)
         return FAILED

@@ -1,7 +1,7 @@
 """The batch job, wired: read, hold out, train, judge, export, prove, announce."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import structlog
@@ -21,8 +21,8 @@ from training.log.histories import Histories, Spans
 from training.log.holdout import Holdout, leave_one_out, newest
 from training.log.interactions import Reading, open_archive, read_file, read_interactions
 from training.release.artefact import Artefact, build
-from training.release.champion import announce, require_topic
-from training.release.opponent import Opponent, find_opponent, newest_ms
+from training.release.champion import SETTINGS, announce, announced_before, require_topic
+from training.release.opponent import Opponent, find_opponent, newest_ms, superseded
 from training.release.probes import prove
 from training.retraining import Start, retrain
 from training.run import Run
@@ -55,20 +55,26 @@ def retrain_once(run: Run) -> Manifest:
         require_topic(run)
     if run.from_inter is None:
         admit(run, "training")
-    checkpoint = Checkpoint(run.checkpoints / key_of(run.of_checkpoint), run.checkpoint_every)
+    key = key_of(run.of_checkpoint)
+    checkpoint = Checkpoint(run.checkpoints / key, run.checkpoint_every)
+    if publishes and checkpoint.found and (version := announced_before(run, store, key, checkpoint.offsets)):
+        log.warning("the model of the checkpoint was announced: starting anew", version=version)
+        checkpoint.remove()
+        checkpoint.offsets = {}
     if run.from_inter:
         reading = read_file(run.from_inter)
     else:
         with reading_bar() as tell:
             reading = read_interactions(run, tell, open_archive(run), until=checkpoint.offsets)
     histories, checkpoint.offsets = reading.histories, reading.offsets
+    latest_ms = run.limits.latest_ms(round(1000 * time.time()))
     counts = {"records": reading.records, "malformed": reading.malformed, "repeated": reading.repeated}
     log.info("read", users=len(histories.users), items=len(histories.item_ids), device=device.name, **counts)
     if not len(histories.items):
         found = f"{reading.records} records and no events, {reading.malformed} of them malformed"
         raise NothingToLearn(f"nothing to learn from: topic {run.interactions} has {found}")
-    opponent = find_opponent(run, store, histories)
-    holdout = _hold_out(run, histories, opponent)
+    opponent = find_opponent(run, store, histories, latest_ms)
+    holdout = _hold_out(run, histories, opponent, latest_ms)
     _check(run, reading, holdout)
     recipe, start = run.recipe, None
     if run.start != "cold":
@@ -91,8 +97,9 @@ def retrain_once(run: Run) -> Manifest:
         offsets=reading.offsets,
         trained_until_ms=newest_ms(histories, histories.users if run.catch_up else holdout.train),
         parameters=asdict(recipe)
+        | {"ahead": list(recipe.ahead)}  # as JSON has it
         | {"device": device.name, "split": run.split, "holdout": run.holdout, "catch_up": run.catch_up}
-        | {"start": "warm" if start else "cold"},
+        | {"start": "warm" if start else "cold", SETTINGS: key},
         metrics=trained.metrics | counts | {"events": len(histories.items), "seconds": time.monotonic() - began},
         gate=gate,
         curves=trained.curves,
@@ -100,12 +107,24 @@ def retrain_once(run: Run) -> Manifest:
     _export(store, artefact)
     log.info("exported", version=artefact.manifest.version, store=run.artefact_store)
     if publishes:
-        if gate.verdict == "rejected":
-            log.warning("rejected: the champion stays", version=artefact.manifest.version)
-        else:
-            announce(run, store, artefact.manifest, "run")
+        artefact = _offer(run, store, artefact, opponent)
     checkpoint.remove()
     return artefact.manifest
+
+
+def _offer(run: Run, store: ArtefactStore, artefact: Artefact, opponent: Opponent) -> Artefact:
+    """Announce it, unless it was rejected or the champion has changed: then it is rejected for that."""
+    gate = artefact.manifest.gate
+    if gate and gate.verdict != "rejected" and (changed := superseded(run, opponent, gate)):
+        gate = changed
+        store.remove(artefact.manifest)
+        artefact = replace(artefact, manifest=artefact.manifest.model_copy(update={"gate": gate}))
+        artefact.write(store)
+    if gate and gate.verdict == "rejected":
+        log.warning("rejected: the champion stays", version=artefact.manifest.version, reason=gate.reason)
+    else:
+        announce(run, store, artefact.manifest, "run")
+    return artefact
 
 
 def _export(store: ArtefactStore, artefact: Artefact) -> None:
@@ -129,10 +148,10 @@ def _check(run: Run, reading: Reading, holdout: Holdout) -> None:
         raise UnfitData(f"the data are not fit to train on: {'; '.join(found)}; or train with --allow-odd-data")
 
 
-def _hold_out(run: Run, histories: Histories, opponent: Opponent) -> Holdout:
+def _hold_out(run: Run, histories: Histories, opponent: Opponent, latest_ms: int) -> Holdout:
     if run.split == "leave-one-out":
         return leave_one_out(histories)
-    return newest(histories, run.holdout, opponent.since_ms)
+    return newest(histories, run.holdout, opponent.since_ms, latest_ms)
 
 
 def _warm_start(run: Run, histories: Histories, train: Spans, opponent: Opponent) -> tuple[Recipe, Start | None]:

@@ -114,14 +114,16 @@ def retrain(
     """
     start = start or cold_start(histories, holdout.train, recipe)
     model = start.model.to(device.name)
-    first = dataclasses.replace(recipe, minutes=recipe.minutes and recipe.minutes / (1 + CATCH_UP_SHARE))
+    catches_up = catch_up and holdout.validation.events > 0
+    after_first = (1 + (judge is not None)) * CATCH_UP_SHARE if catches_up else 0.0  # the judge's copy catches up too
+    minutes = recipe.minutes and recipe.minutes / (1 + after_first)
+    first = dataclasses.replace(recipe, minutes=minutes)
 
     def validate(candidate: LRURec) -> Metrics:
         return evaluate(candidate, histories, holdout.validation, recipe.window, device)
 
-    has_validation = holdout.validation.events > 0
     with bar("fit") as watch:
-        check, phase = validate if has_validation else None, checkpoint.phase("fit") if checkpoint else None
+        check, phase = validate if holdout.validation.events else None, checkpoint.phase("fit") if checkpoint else None
         lessons = start.lessons(holdout.train)
         fitted = fit(model, histories, lessons, first, device, validate=check, watch=watch, phase=phase)
     test = evaluate(model, histories, holdout.test, recipe.window, device) if holdout.test.events else None
@@ -129,9 +131,9 @@ def retrain(
         recipe,
         epochs=max(1, round(CATCH_UP_SHARE * fitted.epochs)),
         learning_rate=recipe.learning_rate / 2,
-        minutes=recipe.minutes and recipe.minutes - recipe.minutes / (1 + CATCH_UP_SHARE),
+        minutes=minutes and CATCH_UP_SHARE * minutes,
     )
-    catches_up, gate, caught_up = catch_up and has_validation, None, None
+    gate, caught_up = None, None
     if judge and catches_up:
         rehearsed = copy.deepcopy(model)
         with bar("rehearse") as watch:

@@ -25,10 +25,12 @@ from schemas.settings import DONE, REFUSED, Refused, run_command
 from schemas.topics import topics
 from training import job
 from training.__main__ import main
+from training.fitting.checkpoint import MANIFEST, key_of
 from training.fitting.recipe import NothingToLearn
 from training.job import retrain_once
 from training.log.histories import HistoryBuilder
 from training.log.interactions import Reading
+from training.release.artefact import Artefact
 from training.release.champion import announced, publish
 from training.run import Run
 
@@ -175,6 +177,46 @@ def test_a_worse_candidate_is_kept_with_its_figures_and_not_announced(service: R
     assert announced(service)[-1].manifest.curves.keys() >= {"loss", "validation_ndcg_at_10", "catch_up_loss"}
 
 
+def test_a_champion_that_was_announced_meanwhile_stays(
+    service: Run, champion: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a promotion or a rollback does it, at the last moment."""
+    take_over(service, champion, late=0)
+    promoted = champion.model_copy(update={"version": 7})
+    export = job._export
+
+    def export_late(store: ArtefactStore, artefact: Artefact) -> None:
+        export(store, artefact)
+        publish(service, promoted)
+
+    monkeypatch.setattr(job, "_export", export_late)
+    manifest = retrain_once(service.model_copy(update={"epochs": 1}))
+    assert manifest.gate is not None
+    assert manifest.gate.verdict == "rejected"
+    assert manifest.gate.reason == f"the champion is 7 since this was trained, it was {champion.version}"
+    assert [one.manifest.version for one in announced(service)] == [champion.version, 7]
+    assert ArtefactStore(service.artefact_store).manifests()[-1].gate == manifest.gate
+
+
+def test_a_model_that_was_announced_before_a_kill_is_not_announced_again(
+    service: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = service.model_copy(update={"epochs": 1, "checkpoint_every": 1e-9, "checkpoints": tmp_path / "checkpoints"})
+    send_walks(run, 0, 10)
+    with monkeypatch.context() as killed:
+        killed.setattr(job.Checkpoint, "remove", lambda _: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            retrain_once(run)
+    first = announced(run)[-1].manifest
+    send_walks(run, 10, 15)
+    with capture_logs() as logs:
+        second = retrain_once(run)
+    told = [line["version"] for line in logs if line["event"].startswith("the model of the checkpoint was announced")]
+    assert told == [first.version]
+    assert sum(second.offsets.values()) == sum(first.offsets.values()) + 5 * WALKERS
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_with_the_gate_open_a_worse_candidate_is_announced(service: Run, champion: Manifest) -> None:
     take_over(service, champion)
     manifest = retrain_once(service.model_copy(update={"learning_rate": 1e-9, "epochs": 1, "gate": False}))
@@ -232,17 +274,23 @@ def test_a_broker_that_is_away_is_one_line_and_the_next_try(monkeypatch: pytest.
     assert "KafkaError{" not in logs[0]["error"]
 
 
-def test_a_full_disk_is_one_line_and_the_next_try_succeeds(tmp_path: Path) -> None:
+def test_a_corrupt_checkpoint_and_a_full_disk_are_one_line_each_and_the_next_try_succeeds(tmp_path: Path) -> None:
     """The file-size limit stands in for the disk: it is lowered, and raised again, from outside."""
     source, store = tmp_path / "ring.inter", tmp_path / "store"
     rows = [f"u{user}\ti{(user + time) % 7}\t{time}\n" for user in range(USERS) for time in range(EVENTS)]
     source.write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "".join(rows))
-    options = [f"--from-inter={source}", f"--artefact-store={store}", "--every=1s", "--epochs=1"]
+    settings = {"from_inter": source, "artefact_store": str(store), "epochs": 1}
+    checkpoint = tmp_path / "checkpoints" / key_of(Run.model_validate(settings).of_checkpoint)
+    checkpoint.mkdir(parents=True)
+    (checkpoint / MANIFEST).write_text('{"format": 1')
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    options += ["--every=1s", f"--checkpoints={tmp_path / 'checkpoints'}"]
     with subprocess.Popen(
         [sys.executable, "-m", "training", "run", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as training:
         assert training.stdout is not None
         assert training.stderr is not None
+        damaged = json.loads(training.stderr.readline())
         assert training.stdout.readline().startswith("model ")
         resource.prlimit(training.pid, resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
         failed = json.loads(next(line for line in training.stderr if "retraining failed" in line))
@@ -253,6 +301,8 @@ def test_a_full_disk_is_one_line_and_the_next_try_succeeds(tmp_path: Path) -> No
         training.terminate()
         training.communicate(timeout=30)
         assert training.returncode == 128 + signal.SIGTERM
+    assert damaged["event"] == "checkpoint cannot be read: starting anew"
+    assert damaged["directory"] == str(checkpoint)
     assert (failed["kind"], "File too large" in failed["error"]) == ("OSError", True)
     assert ArtefactStore(str(store)).contents().broken == {}
 

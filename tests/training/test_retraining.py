@@ -1,14 +1,16 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from schemas.artefact import Gate
 from training.fitting.device import CPU
 from training.fitting.evaluation import evaluate
-from training.fitting.fit import Moment
+from training.fitting.fit import Moment, Outcome
 from training.fitting.recipe import NothingToLearn, Recipe
 from training.log.histories import Histories, HistoryBuilder
 from training.log.holdout import leave_one_out, newest
@@ -78,6 +80,23 @@ def test_both_phases_share_the_minutes(ring: Histories) -> None:
     recipe = replace(RECIPE, epochs=10**6, minutes=0.002, patience=10**6)
     retrain(ring, newest(ring, 0.1), recipe, CPU, keep, catch_up=True)
     assert [phase[-1].progress for phase in phases] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("judges", "phases"), [(False, [1.6, 0.4]), (True, [4 / 3, 1 / 3, 1 / 3])])
+def test_the_gates_rehearsal_is_a_part_of_the_minutes(
+    judges: bool, phases: list[float], ring: Histories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float | None] = []
+
+    def note(*of_fit: Any, **_: object) -> Outcome:
+        given.append(of_fit[3].minutes)
+        return Outcome(1, 1, 0.0, None)
+
+    monkeypatch.setattr("training.retraining.fit", note)
+    judge = (lambda _: Gate(verdict="accepted", reason="")) if judges else None
+    recipe = replace(RECIPE, minutes=2.0)
+    retrain(ring, newest(ring, 0.1), recipe, CPU, no_bar, catch_up=True, judge=judge)
+    assert given == pytest.approx(phases)
 
 
 def test_the_same_seed_gives_the_same_model(ring: Histories) -> None:

@@ -129,6 +129,15 @@ class Archive:
             tables.append(kept.filter(pa.array((offsets >= position) & (offsets < end))))
         return pa.concat_tables(tables)
 
+    def forget(self, partition: int, tombstones: Forgotten) -> None:
+        """Write the files that have events which `tombstones` forget anew without them.
+
+        Raises:
+            Malformed, OSError: as `read`.
+        """
+        for piece, _, table in self._files(partition):
+            self._forget(piece, table, partition, tombstones)
+
     def forget_in_older_topics(self, tombstones: Forgotten) -> None:
         """Remove what users with a tombstone did on deleted topics of this name.
 

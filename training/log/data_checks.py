@@ -33,6 +33,10 @@ class Limits:
     future_tolerance_h: float = 24.0
     """How far a clock may be ahead."""
 
+    def latest_ms(self, now_ms: int) -> int:
+        """The latest time that an event can have, in UTC milliseconds."""
+        return now_ms + round(3_600_000 * self.future_tolerance_h)
+
 
 def problems(
     histories: Histories, holdout: Holdout, limits: Limits, now_ms: int, *, held_out: bool, busiest: str = ""
@@ -64,7 +68,8 @@ def _users(histories: Histories, limits: Limits) -> str | None:
     users = int(np.count_nonzero(histories.users.lengths >= 2))
     if users >= limits.min_users:
         return None
-    return f"only {users:,} users have two events or more, --min-users is {limits.min_users:,}"
+    have = "user has" if users == 1 else "users have"
+    return f"only {users:,} {have} two events or more, --min-users is {limits.min_users:,}"
 
 
 def _items(histories: Histories) -> str | None:
@@ -81,15 +86,17 @@ def _held_out(histories: Histories, holdout: Holdout, limits: Limits) -> str | N
     if first == last:
         why = f"all {len(histories.items):,} events have the timestamp {first}, try --split leave-one-out"
         return f"nothing can be held out by time: {why}"
-    return f"only {held_out:,} events are held out, --min-held-out is {limits.min_held_out:,}"
+    are = "event is" if held_out == 1 else "events are"
+    return f"only {held_out:,} {are} held out, --min-held-out is {limits.min_held_out:,}"
 
 
 def _future(histories: Histories, limits: Limits, now_ms: int) -> str | None:
-    latest = now_ms + round(3_600_000 * limits.future_tolerance_h)
-    future, events = int(np.count_nonzero(histories.timestamps_ms > latest)), len(histories.items)
+    latest_ms, events = limits.latest_ms(now_ms), len(histories.items)
+    future = int(np.count_nonzero(histories.timestamps_ms > latest_ms))
     if future <= limits.max_future_share * events:
         return None
-    ahead = f"{future:,} of {events:,} events are more than {limits.future_tolerance_h:g} h in the future"
+    are = "is" if future == 1 else "are"
+    ahead = f"{future:,} of {events:,} events {are} more than {limits.future_tolerance_h:g} h in the future"
     return f"{ahead}, --max-future-share is {limits.max_future_share:g}"
 
 

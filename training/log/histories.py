@@ -48,6 +48,14 @@ class Histories:
     item_ids: list[str]
     """[N] in row order."""
 
+    def first_newer(self, since_ms: int, latest_ms: int | None = None) -> NDArray[np.int64]:
+        """[U] where each user's first event after `since_ms`, and not after `latest_ms`, is; E or more without one."""
+        newer = self.timestamps_ms > since_ms
+        if latest_ms is not None:
+            newer &= self.timestamps_ms <= latest_ms
+        events = len(self.items)
+        return np.minimum.reduceat(np.where(newer, np.arange(events), events), self.users.begin)
+
 
 class HistoryBuilder:
     """Collects events one by one, in log order. Repeats are dropped, forgotten users leave nothing behind.

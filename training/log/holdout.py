@@ -26,10 +26,11 @@ def leave_one_out(histories: Histories) -> Holdout:
     return Holdout(Spans(begin, end - 2 * held), Spans(end - 2 * held, end - held), Spans(end - held, end))
 
 
-def newest(histories: Histories, share: float, since_ms: int | None = None) -> Holdout:
+def newest(histories: Histories, share: float, since_ms: int | None = None, latest_ms: int | None = None) -> Holdout:
     """About this share of all events, the newest by timestamp, is for validation; nothing is left for a test.
 
-    With `since_ms`, no more than the newer half of the events after that time.
+    With `since_ms`, no more than the newer half of the events after that time. With `latest_ms`, an event with a later
+    time is not new: its clock was wrong.
 
     From a user's first event that is newer than the cut on, all are held out, in whatever order they arrived: nothing
     is predicted from an event that came after it. A user's very first event has nothing to be predicted from, and no
@@ -40,17 +41,18 @@ def newest(histories: Histories, share: float, since_ms: int | None = None) -> H
     """
     if not 0 <= share < 1:
         raise ValueError(f"the held-out share must be at least 0 and below 1, got {share}")
-    cut_ms = np.quantile(histories.timestamps_ms, 1 - share, method="lower")
-    if since_ms is not None and (late_ms := histories.timestamps_ms[histories.timestamps_ms > since_ms]).size:
+    times_ms = histories.timestamps_ms
+    if latest_ms is not None and (possible := times_ms <= latest_ms).any():
+        times_ms = times_ms[possible]
+    cut_ms = np.quantile(times_ms, 1 - share, method="lower")
+    if since_ms is not None and (late_ms := times_ms[times_ms > since_ms]).size:
         cut_ms = max(cut_ms, np.quantile(late_ms, 0.5, method="lower"))
-    return after(histories, int(cut_ms))
+    return after(histories, int(cut_ms), latest_ms)
 
 
-def after(histories: Histories, cut_ms: int) -> Holdout:
+def after(histories: Histories, cut_ms: int, latest_ms: int | None = None) -> Holdout:
     """Each user's events from the first one newer than `cut_ms` on are for validation, but for a very first event."""
     begin, end = histories.users.begin, histories.users.end
-    position = np.arange(len(histories.items))
-    first_new = np.minimum.reduceat(np.where(histories.timestamps_ms > cut_ms, position, len(position)), begin)
-    first_held = np.minimum(first_new, end)
+    first_held = np.minimum(histories.first_newer(cut_ms, latest_ms), end)
     nothing = Spans(end, end)
     return Holdout(Spans(begin, first_held), Spans(np.minimum(np.maximum(first_held, begin + 1), end), end), nothing)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import structlog
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, KafkaException
 
 from schemas import inter_file
 from schemas.kafka import consumer_config, describe_topics, end_offsets, read_range, watermarks
@@ -130,17 +130,18 @@ class _Source:
     def read(self, partition: int, begin: int, end: int) -> pa.Table:
         """The records with offsets in begin..end-1."""
         of_value = self._settings.event_codec.decode
-        tables = [SCHEMA.empty_table()]
+        tables, counts = [SCHEMA.empty_table()], Counter[str]()
         for messages in read_range(self._settings, self._settings.interactions, partition, begin, end):
             found = decoded(messages, of_value, self._partitions)
             tables.append(found.table)
-            self.records += len(messages)
-            self.malformed += found.malformed
-            self.tombstones += found.tombstones
+            counts.update(records=len(messages), malformed=found.malformed, tombstones=found.tombstones)
             self._positions[partition] = (messages[-1].offset() or 0) + 1
             told = sum(self._positions.values()) - sum(self._begins.values())
             # a hole below the archive's end is read without having been counted
             self._tell(min(1.0, max(0.0, told / max(1, self._wanted))))
+        self.records += counts["records"]
+        self.malformed += counts["malformed"]
+        self.tombstones += counts["tombstones"]
         return pa.concat_tables(tables)
 
 
@@ -163,24 +164,43 @@ def _archived(source: _Source, ends: Mapping[int, int], archive: Archive) -> Ite
         table = archive.read(partition, end, tombstones)
         archive.tidy(partition)
         yield table
+    # Another job may have forgotten a user in files while they were merged here; the merged one has that user still.
+    if (later := archive.tombstones()) != tombstones:
+        archive.forget_in_older_topics(later)
+        for partition in ends:
+            archive.forget(partition, later)
 
 
 def _extend(archive: Archive, source: _Source, partition: int, end: int) -> None:
-    """Archive what the log has of a partition below `end` and the archive has not, a file for each range."""
+    """Archive what the log has of a partition below `end` and the archive has not, a file for each range.
+
+    Retention may pass a range while it is read; then it is read from where the log begins now, and what is missing
+    before is lost.
+    """
+    wanted = archive.end(partition) or None  # from where on it must be there; a first reading begins where the log does
     while True:
-        archived = archive.end(partition)
         low, high = source.bounds(partition)
+        archived = archive.end(partition)
         if archived > high:
             raise Refused(
                 f"partition {partition} of the log ends at offset {high} and its archive at {archived}: the log has "
                 f"lost records; move {archive.directory(partition)} away to read the partition anew"
             )
-        if archived and low > archived:
-            source.lost += low - archived
-            lost = {"partition": partition, "offsets": low - archived, "archived_to": archived, "log_begins": low}
+        if wanted is not None and low > wanted:
+            offsets = sum(stop - begin for begin, stop in archive.missing(partition, wanted, low))
+            source.lost += offsets
+            lost = {"partition": partition, "offsets": offsets, "archived_to": archived, "log_begins": low}
             log.warning("retention was faster than training: events were never archived", **lost)
         ranges = archive.missing(partition, low, end)
         if not ranges:
             return
         begin, stop = ranges[0]
-        archive.write(partition, begin, stop, source.read(partition, begin, stop))
+        wanted = begin
+        try:
+            table = source.read(partition, begin, stop)
+        except KafkaException:
+            if source.bounds(partition)[0] <= begin:
+                raise
+        else:
+            archive.write(partition, begin, stop, table)
+            wanted = stop

@@ -1,5 +1,6 @@
 """Announcing a model to the workers: the topic `models`, where the last record of a role counts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +16,9 @@ from schemas.settings import Refused, Settings
 
 ANSWER_S: Final = 5.0
 """a broker that does not answer within this is away"""
+
+SETTINGS: Final = "settings"
+"""parameter of a manifest: a digest of the settings that it was trained with"""
 
 _log = structlog.get_logger()
 
@@ -106,3 +110,18 @@ def announced(settings: Settings) -> list[Announced]:
             except Malformed as error:
                 _log.warning("a record of the topic is no manifest", offset=message.offset(), error=str(error))
     return found
+
+
+def announced_before(settings: Settings, store: ArtefactStore, digest: str, offsets: Mapping[str, int]) -> int | None:
+    """The version of a model that was announced once and trained with these settings up to these offsets, if any.
+
+    Raises:
+        KafkaException: the cluster cannot be reached.
+        OSError: the store cannot be reached.
+    """
+    contents, on_topic = store.contents(), [one.manifest for one in announced(settings)]
+    noted = {one.version for one in contents.announcements}
+    for manifest in [*on_topic, *(manifest for manifest in contents.manifests if manifest.version in noted)]:
+        if manifest.parameters.get(SETTINGS) == digest and manifest.offsets == offsets:
+            return manifest.version
+    return None

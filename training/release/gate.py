@@ -83,12 +83,11 @@ def owners(users: Spans, events: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.searchsorted(users.begin, events, side="right") - 1
 
 
-def unseen(histories: Histories, held_out: Spans, since_ms: int) -> Spans:
+def unseen(histories: Histories, held_out: Spans, since_ms: int, latest_ms: int | None = None) -> Spans:
     """Of each user's held-out span, the events from the first one newer than `since_ms` on.
 
-    Nothing in it was in a log whose newest event was of `since_ms`: what lies behind a newer event came after it.
+    Nothing in it was in a log whose newest event was of `since_ms`: what lies behind a newer event came after it. A
+    time after `latest_ms` is wrong: its event may have been in that log.
     """
-    position = np.arange(len(histories.items))
-    newer = np.where(histories.timestamps_ms > since_ms, position, len(position))
-    first = np.minimum.reduceat(newer, histories.users.begin)
+    first = histories.first_newer(since_ms, latest_ms)
     return Spans(np.minimum(np.maximum(held_out.begin, first), held_out.end), held_out.end)

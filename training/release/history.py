@@ -24,9 +24,12 @@ class History(Report):
         """Read the store and the topic; a broker that is away is said, and the store is shown.
 
         Raises:
+            Refused: the store is a file.
             OSError: the store cannot be reached.
         """
-        contents = ArtefactStore(self.artefact_store).contents()
+        store = ArtefactStore(self.artefact_store)
+        store.require()
+        contents = store.contents()
         try:
             on_topic, answers = announced(self), True
         except (KafkaException, TimeoutError):

@@ -7,7 +7,7 @@ other half: then it is measured with no older knowledge than the champion's, as 
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import structlog
@@ -38,6 +38,10 @@ class Opponent:
     """Why nothing can be compared, if it cannot."""
     asked: bool = True
     """Whether it is to be compared with, or only to go on from."""
+    champion: int | None = None
+    """Its version, also where it cannot be loaded; None if there is none."""
+    latest_ms: int | None = None
+    """The latest time, in UTC milliseconds, that an event can have."""
 
     @property
     def compares(self) -> bool:
@@ -46,9 +50,8 @@ class Opponent:
 
     def uncompared(self) -> Gate:
         """What is said of a candidate when nothing can be compared."""
-        gate = Gate(
-            verdict="uncompared", reason=self.reason, champion=self.incumbent.version if self.incumbent else None
-        )
+        champion = self.incumbent.version if self.incumbent else None
+        gate = Gate(verdict="uncompared", reason=self.reason, champion=champion)
         _log.info("gate", **gate.model_dump(exclude_none=True))
         return gate
 
@@ -65,7 +68,7 @@ class Opponent:
         if self.incumbent is None or self.since_ms is None:
             return self.uncompared()
         held_out = holdout.test if holdout.test.events else holdout.validation
-        spans = unseen(histories, held_out, self.since_ms)
+        spans = unseen(histories, held_out, self.since_ms, self.latest_ms)
         ours = rank(candidate, histories, spans, window, device)
         theirs = self.incumbent.rank(histories, spans, window, device)
         gate = judge(self.incumbent.version, owners(histories.users, ours.events), ours.ranks, theirs)
@@ -73,8 +76,33 @@ class Opponent:
         return gate
 
 
-def find_opponent(run: Run, store: ArtefactStore, histories: Histories) -> Opponent:
+def superseded(run: Run, opponent: Opponent, gate: Gate) -> Gate | None:
+    """What is said of a candidate if another champion was announced since its opponent was found; None if none was.
+
+    A rollback, a promotion or another training came in between: it must not be undone by a candidate that was not held
+    against it.
+
+    Raises:
+        KafkaException: the cluster cannot be reached.
+    """
+    if not run.gate:
+        return None
+    champions = announced(run)
+    present = champions[-1].manifest.version if champions else None
+    if present == opponent.champion:
+        return None
+    reason = f"the champion is {present} since this was trained, it was {opponent.champion}"
+    return gate.model_copy(update={"verdict": "rejected", "reason": reason})
+
+
+def find_opponent(run: Run, store: ArtefactStore, histories: Histories, latest_ms: int) -> Opponent:
     """The champion that the topic `models` says last, its files verified.
+
+    Args:
+        run: says whether there is to be one.
+        store: has its files.
+        histories: what there is to learn from.
+        latest_ms: the latest time, in UTC milliseconds, that an event can have.
 
     Raises:
         KafkaException: the cluster cannot be reached.
@@ -88,17 +116,17 @@ def find_opponent(run: Run, store: ArtefactStore, histories: Histories) -> Oppon
         return Opponent(reason="no champion to compare: none was announced")
     manifest = champions[-1].manifest
     incumbent = load_incumbent(store, manifest)
+    found = Opponent(incumbent, asked=run.gate, champion=manifest.version, latest_ms=latest_ms)
     if incumbent is None:
-        return Opponent(reason=f"no champion to compare: {manifest.version} cannot be loaded")
+        return replace(found, reason=f"no champion to compare: {manifest.version} cannot be loaded")
     since_ms = manifest.trained_until_ms
     if since_ms is None:
-        return Opponent(incumbent, None, f"champion {manifest.version} does not say up to when it has learned")
-    new = int((histories.timestamps_ms > since_ms).sum())
+        return replace(found, reason=f"champion {manifest.version} does not say up to when it has learned")
+    new = int(((histories.timestamps_ms > since_ms) & (histories.timestamps_ms <= latest_ms)).sum())
     if new < 2 * MIN_EVENTS:
-        return Opponent(
-            incumbent, None, f"too few new events to compare: {new} since the champion, not {2 * MIN_EVENTS}"
-        )
-    return Opponent(incumbent, since_ms, "" if run.gate else "nothing was to be compared: --no-gate", run.gate)
+        reason = f"too few new events to compare: {new} since the champion, not {2 * MIN_EVENTS}"
+        return replace(found, reason=reason)
+    return replace(found, since_ms=since_ms, reason="" if run.gate else "nothing was to be compared: --no-gate")
 
 
 def newest_ms(histories: Histories, trained: Spans) -> int | None:

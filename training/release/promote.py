@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from schemas import logs
-from schemas.artefact import Manifest
+from schemas.artefact import Gate, Manifest
 from schemas.artefact_store import Announcement, ArtefactStore, Contents
 from schemas.malformed import Malformed
 from schemas.report import Report
@@ -38,9 +38,11 @@ class Promote(Report):
         """
         logs.configure(self.log_level)
         store = ArtefactStore(self.artefact_store)
+        store.require()
         manifest = find(store.contents(), self.version, self.artefact_store)
         if manifest.gate and manifest.gate.verdict == "rejected" and not self.force:
-            raise Refused(f"model {self.version} was rejected, {_figures(manifest)}: --force promotes it all the same")
+            figures = _figures(manifest.gate)
+            raise Refused(f"model {self.version} was rejected, {figures}: --force promotes it all the same")
         if problem := problem_of(store, manifest):
             raise Refused(problem)
         require_topic(self)
@@ -67,6 +69,7 @@ class Rollback(Report):
         """
         logs.configure(self.log_level)
         store = ArtefactStore(self.artefact_store)
+        store.require()
         contents = store.contents()
         require_topic(self)
         champions = timeline(contents.announcements, on_topic := announced(self))
@@ -144,10 +147,9 @@ def predecessors(champions: Sequence[Announcement], manifests: Sequence[Manifest
     ]
 
 
-def _figures(manifest: Manifest) -> str:
-    gate = manifest.gate
-    if gate is None or gate.difference is None:
-        return "for reasons unknown"
+def _figures(gate: Gate) -> str:
+    if gate.high is None or gate.high >= 0:
+        return gate.reason
     return f"NDCG@10 {gate.difference:+.4f} [{gate.low:+.4f}, {gate.high:+.4f}] against model {gate.champion}"
 
 

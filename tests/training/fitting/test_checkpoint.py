@@ -69,7 +69,9 @@ def trained(
 def test_a_training_that_is_killed_again_and_again_gives_the_model_and_the_curve_of_one_that_is_not(
     ring: Histories, tmp_path: Path, recipe: Recipe
 ) -> None:
+    began = time.monotonic()
     expected, outcome = trained(ring, tmp_path / "whole", recipe)
+    assert 0 < outcome.seconds < time.monotonic() - began
     for moments in (3, 4, 1, 0, 6):  # six steps an epoch, and a moment after each epoch
         with pytest.raises(Killed):
             trained(ring, tmp_path / "killed", recipe, moments)
@@ -78,7 +80,6 @@ def test_a_training_that_is_killed_again_and_again_gives_the_model_and_the_curve
     assert [line["event"] for line in logs] == ["going on from a checkpoint"]
     torch.testing.assert_close(model.state_dict(), expected.state_dict(), atol=0, rtol=0)
     assert dataclasses.replace(resumed, seconds=0) == dataclasses.replace(outcome, seconds=0)
-    assert outcome.seconds < 60
 
 
 def test_time_goes_on_from_the_checkpoint(ring: Histories, tmp_path: Path) -> None:

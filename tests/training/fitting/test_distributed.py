@@ -22,6 +22,9 @@ from training.fitting.recipe import Recipe
 from training.log.histories import Histories
 from training.model.lrurec import LRURec, Shape
 
+pytestmark = pytest.mark.timeout(400)
+# processes that load PyTorch wait for each other
+
 RECIPE = Recipe(window=8, batch=8, epochs=2, learning_rate=0.02, warmup_steps=5)
 FOLLOWER = """
 import torch

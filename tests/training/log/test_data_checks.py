@@ -35,6 +35,13 @@ def test_too_few_users_with_two_events_are_told_with_both_figures() -> None:
     assert found(builder.build(), limits=Limits(min_users=9)) == []
 
 
+def test_one_user_is_told_as_one() -> None:
+    one = HistoryBuilder()
+    for item in "abc":
+        one.add("u", item, 0)
+    assert found(one.build(), share=0) == ["only 1 user has two events or more, --min-users is 10"]
+
+
 def test_a_single_item_leaves_nothing_to_rank() -> None:
     assert found(log(items=1).build()) == ["all 2,000 events are of one item, 'i0': there is nothing to rank"]
 

@@ -19,6 +19,13 @@ def pairs(spans: Spans) -> list[tuple[int, int]]:
     return list(zip(spans.begin.tolist(), spans.end.tolist(), strict=True))
 
 
+def test_a_time_in_the_future_is_not_new_and_moves_no_cut() -> None:
+    histories = histories_of([1, 99, 2, 3], [4, 5, 6, 98], [7, 8, 10])
+    assert pairs(newest(histories, 0.4, latest_ms=20).validation) == [(4, 4), (6, 8), (9, 11)]
+    assert pairs(newest(histories, 0.1, since_ms=2, latest_ms=20).validation) == [(4, 4), (8, 8), (10, 11)]
+    assert newest(histories, 0.4, latest_ms=0).validation.events == 0
+
+
 def test_leave_one_out_tests_the_last_event_validates_the_one_before_and_spares_short_histories() -> None:
     holdout = leave_one_out(histories_of([1, 2, 3, 4], [1, 2]))
     assert pairs(holdout.train) == [(0, 2), (4, 6)]

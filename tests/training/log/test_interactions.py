@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
 from kafka import TopicPartition
@@ -19,7 +20,7 @@ from schemas.topics import topics
 from tests.training.log.test_columns import assert_same
 from training.log.archive import Archive
 from training.log.histories import Histories
-from training.log.interactions import open_archive, read_file, read_interactions
+from training.log.interactions import _Source, open_archive, read_file, read_interactions
 
 USERS, EVENTS = 8, 10
 
@@ -154,6 +155,25 @@ def test_what_retention_took_before_it_was_archived_is_counted_and_told_once(
     assert read_interactions(settings, archive=archive).lost == 0
 
 
+def test_what_retention_takes_while_it_is_read_is_counted_too(
+    settings: Settings, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(settings, *ring())
+    read_interactions(settings, archive=archive)
+    send(settings, *ring())
+    bounds, late = _Source.bounds, iter([delete_records])
+
+    def bounds_before(source: _Source, partition: int) -> tuple[int, int]:
+        found = bounds(source, partition)
+        next(late, lambda _: None)(settings)
+        return found
+
+    monkeypatch.setattr(_Source, "bounds", bounds_before)
+    reading = read_interactions(settings, archive=archive)
+    assert (reading.records, reading.lost) == (0, USERS * EVENTS)
+    assert len(reading.histories.items) == USERS * EVENTS
+
+
 def test_who_is_forgotten_leaves_the_files_and_the_training_set(settings: Settings, archive: Archive) -> None:
     send(settings, *ring(), Event("gone", "secret", 1), Event("gone", "secret", 2))
     read_interactions(settings, archive=archive)
@@ -166,6 +186,28 @@ def test_who_is_forgotten_leaves_the_files_and_the_training_set(settings: Settin
     reading = read_interactions(settings, archive=archive)
     assert (reading.forgotten, archive.events_of("gone")) == (0, 1)
     assert "back" in reading.histories.item_ids
+
+
+def test_who_is_forgotten_while_another_job_merges_does_not_come_back(
+    settings: Settings, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(settings, *ring(), Event("gone", "secret", 1))
+    read_interactions(settings, archive=archive)
+    send(settings, *ring(since=EVENTS), Event("gone", "secret", 2))
+    write, merged = archive.write, []
+
+    def write_late(partition: int, begin: int, end: int, table: pa.Table) -> None:
+        if begin == 0 and "gone" in table["user_id"].to_pylist():
+            send(settings, ("gone", None))
+            other = opened(settings, tmp_path)
+            read_interactions(settings, archive=other)
+            merged.append(other.events_of("gone"))
+        write(partition, begin, end, table)
+
+    monkeypatch.setattr(archive, "write", write_late)
+    read_interactions(settings, archive=archive)
+    assert merged == [0]
+    assert archive.events_of("gone") == 0
 
 
 def test_a_topic_made_again_is_not_mixed_up_with_the_old_one(settings: Settings, tmp_path: Path) -> None:

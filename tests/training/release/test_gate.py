@@ -91,6 +91,12 @@ def test_unseen_is_what_comes_from_a_users_first_newer_event_on() -> None:
     assert list(zip(found.begin.tolist(), found.end.tolist(), strict=True)) == [(2, 4), (8, 8), (9, 10)]
 
 
+def test_an_event_that_claims_to_come_from_the_future_may_have_been_seen() -> None:
+    histories = histories_of([1, 99, 9, 3], [1, 99, 2])
+    found = unseen(histories, Spans(histories.users.begin + 1, histories.users.end), 4, 20)
+    assert list(zip(found.begin.tolist(), found.end.tolist(), strict=True)) == [(2, 4), (7, 7)]
+
+
 def test_every_event_has_its_owner() -> None:
     histories = histories_of([1, 2, 9], [1], [8, 9])
     assert owners(histories.users, np.arange(6)).tolist() == [0, 0, 0, 1, 2, 2]

@@ -5,9 +5,10 @@ import pytest
 
 from schemas.artefact import CATALOGUE, ITEMS, PROBES, STEP, Gate, Manifest
 from schemas.artefact_store import Announcement, ArtefactStore, described
-from schemas.settings import DONE, run_command
+from schemas.settings import DONE, REFUSED, run_command
 from training.release.champion import Announced
 from training.release.history import History, rows_of, timeline
+from training.release.promote import Promote, Rollback
 
 FILES = dict.fromkeys((STEP, CATALOGUE, ITEMS, PROBES), b"file")
 NO_BROKER = "127.0.0.1:1"
@@ -68,6 +69,14 @@ def test_a_broken_manifest_is_listed_and_hides_no_other(
 def test_an_empty_store_has_no_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("history", History, ["--broker", NO_BROKER, "--artefact-store", str(tmp_path / "none")]) == DONE
     assert capsys.readouterr().out.splitlines()[1:] == ["no models"]
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "store").touch()
+    options = ["--broker", NO_BROKER, "--artefact-store", str(tmp_path / "store")]
+    for name, command in {"history": (History, []), "promote": (Promote, ["1"]), "rollback": (Rollback, [])}.items():
+        assert run_command(name, command[0], [*command[1], *options]) == REFUSED
+        assert capsys.readouterr().err.endswith("store is a file, and must be a directory\n")
 
 
 def test_an_announcement_that_topic_and_store_both_have_is_one() -> None:
