@@ -109,7 +109,7 @@ def _letter(message: Message, headers: Mapping[str, str], keep_bytes: int) -> Le
     try:
         topic, partition, offset = headers["topic"], int(headers["partition"]), int(headers["offset"])
         reason, key_size, size = headers["reason"], int(headers["key_size"]), int(headers["size"])
-        record_ms = int(headers.get("timestamp", message.timestamp()[1]))  # the first releases sent no such header
+        record_ms = int(headers["timestamp"])
     except (KeyError, ValueError):
         return None
     digest = blake2b(repr((key, value)).encode(), digest_size=8).hexdigest()  # offsets begin anew in a topic made anew

@@ -177,10 +177,12 @@ class Forget(Report):
             )
         finally:
             reader.close()
+        archived = self._archived(archive, receipt) if archive else None
+        receipt = self._completed(receipt, states, lists, archived)
         findings = {
             "state": of_state(states[-1].value() if states else None, receipt.offset, expired=low > receipt.offset),
             "lists": of_lists(lists[-1].value() if lists else None, receipt.offset),
-            "archive": self._of_archive(archive, receipt),
+            "archive": self._of_archive(archived),
             "training": self._of_training(low, high, receipt),
         }
         letters = sum(letter.key == self.user.encode() for letter in read(self, 0).letters)
@@ -210,6 +212,24 @@ class Forget(Report):
         )
         return DONE if gone else FAILED
 
+    def _completed(
+        self, receipt: Receipt, states: list[Message], lists: list[Message], archived: tuple[int, int] | None
+    ) -> Receipt:
+        """The receipt with what has come true since it was written, kept in its file as well."""
+        update: dict[str, int | None] = {}
+        if not receipt.obeyed:
+            values = [(message.offset(), message.value()) for message in states]
+            at = [offset for offset, value in values if value and state.decode_last_offset(value) >= receipt.offset]
+            nulls = [message.offset() for message in lists if message.value() is None]
+            if at:
+                update = {"changelog_offset": at[0], "recommendations_offset": nulls[-1] if nulls else None}
+        if archived is not None:
+            update["archive_events_after"] = archived[0]
+        completed = receipt.model_copy(update=update)
+        if completed != receipt:
+            _write(self.receipt_path, completed)
+        return completed
+
     def _read_receipt(self) -> Receipt:
         path = self.receipt_path
         try:
@@ -224,17 +244,22 @@ class Forget(Report):
             raise Refused(f"receipt {path} is of topic {receipt.topic}, interactions is {self.interactions}")
         return receipt
 
-    def _of_archive(self, archive: Archive | None, receipt: Receipt) -> Finding:
-        if archive is None:
-            return Finding(True, "there is none")
+    def _archived(self, archive: Archive, receipt: Receipt) -> tuple[int, int]:
+        """Events of the user in the archive, from before the tombstone and since."""
         if not (events := archive.events_of(self.user)):
-            return Finding(True, _events(0, self.archive))
+            return 0, 0
         table = archive.read(receipt.partition, archive.end(receipt.partition), {})
         of_user = pc.equal(table["user_id"].cast(pa.string()), self.user)
-        since = pc.sum(pc.and_kleene(of_user, pc.greater(table["offset"], receipt.offset))).as_py() or 0
-        if events <= since:
-            return Finding(True, f"{events:,} events, all of them since")
-        return Finding(False, f"{events - since:,} events in {self.archive}: the next training removes them")
+        since: int = pc.sum(pc.and_kleene(of_user, pc.greater(table["offset"], receipt.offset))).as_py() or 0
+        return max(0, events - since), since
+
+    def _of_archive(self, archived: tuple[int, int] | None) -> Finding:
+        if archived is None:
+            return Finding(True, "there is none")
+        before, since = archived
+        if before:
+            return Finding(False, f"{before:,} events in {self.archive}: the next training removes them")
+        return Finding(True, f"{since:,} events, all of them since" if since else _events(0, self.archive))
 
     def _of_training(self, low: int, high: int, receipt: Receipt) -> Finding:
         if low > receipt.offset:

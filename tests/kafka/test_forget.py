@@ -67,7 +67,9 @@ def test_who_is_forgotten_is_gone_from_state_lists_archive_and_training(
     assert len(read_topic(settings, settings.interactions)) == len(events) + 1
     status, said = operator.run("--yes", "--timeout-s=0.5")  # no worker runs
     assert (status, said["done"], said["receipt"]["changelog_offset"]) == (FAILED, False, None)
+    early = path.read_text()
     assert operator.verify() == (FAILED, {"state": False, "lists": False, "archive": False, "training": True})
+    assert path.read_text() == early
 
     with WorkerProcess(settings, tmp_path) as worker:
         worker.wait_for("owns partitions")
@@ -85,6 +87,15 @@ def test_who_is_forgotten_is_gone_from_state_lists_archive_and_training(
         read_interactions(settings, archive=archive)  # as the next training does
         status, said = operator.run("--verify")
         assert (status, said["gone"], said["dead_letters"]) == (DONE, True, 1)
+        now, then = json.loads(path.read_text()), json.loads(early)
+        assert now["archive_events_after"] == 0
+
+        path.write_text(early)  # of the wish that nobody had obeyed in time
+        assert operator.verify()[0] == DONE
+        completed = json.loads(path.read_text())
+        assert (then["changelog_offset"], then["recommendations_offset"]) == (None, None)
+        assert now["changelog_offset"] >= completed["changelog_offset"] is not None
+        assert now["recommendations_offset"] == completed["recommendations_offset"]
 
         send(settings, settings.interactions, (USER, event.encode(Event(USER, "i1", 9))))  # is here again
         wait_until(lambda: last_list(settings), "a list")
