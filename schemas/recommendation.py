@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -12,6 +13,13 @@ from schemas.packing import pack_json, unpack_map
 _USER_ID: Final[bytes] = b"\x87" + msgpack.packb("user_id")  # the first of seven fields
 _ITEMS: Final[bytes] = msgpack.packb("items")
 _EVENT: Final[bytes] = msgpack.packb("event")
+
+
+@lru_cache(maxsize=256)
+def _user_ids(size: int) -> bytes:
+    """What comes before a user id of `size` bytes: name and msgpack's string header."""
+    packed: bytes = msgpack.packb("x" * size)
+    return _USER_ID + packed[: len(packed) - size]
 
 
 class Cause(StrEnum):
@@ -68,8 +76,9 @@ class Encoder:
 
     def encode(
         self,
-        user_id: str,
+        user_key: bytes,
         items: Sequence[bytes],
+        count: int,
         cause: Cause,
         partition: int,
         offset: int,
@@ -77,13 +86,13 @@ class Encoder:
         event_id: str | None,
         history_length: int,
     ) -> bytes:
-        """A list; its `items` are encoded already, head and score."""
-        pack, count = self._pack, len(items)
+        """A list for the user with this key; its `count` `items` are encoded already, in any number of parts."""
+        pack = self._pack
         event = {"partition": partition, "offset": offset, "timestamp": timestamp_ms, "event_id": event_id}
         return b"".join(
             (
-                _USER_ID,
-                pack(user_id),
+                _user_ids(len(user_key)),
+                user_key,
                 _ITEMS,
                 self._arrays[count] if count < 16 else msgpack.Packer().pack_array_header(count),
                 *items,

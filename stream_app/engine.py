@@ -362,18 +362,24 @@ class Engine:
         for share, (folded, rows, scores) in zip(shares, answers, strict=True):
             self.stopwatch.enter(Stage.ENCODE)
             wanted: list[Wanted] = []
-            segment = -1
+            states_end = queries_end = 0
+            state_bytes, query_bytes = 4 * model.state_floats, 4 * model.width
+            all_states, all_queries = folded.states.tobytes(), folded.queries.tobytes()
             for partition, key, advanced, _ in share:
-                segment += len(advanced.segments)
+                states_end += state_bytes * len(advanced.segments)
+                queries_end += query_bytes * len(advanced.segments)
                 if advanced.changed and not advanced.record.forgotten:
-                    last_state, last_query = folded.states[segment].tobytes(), folded.queries[segment].tobytes()
-                    states[partition][key] = state.encode_folded(advanced.record, model.version, last_state, last_query)
-                if advanced.owed:
-                    user_id = key.decode()
-                    wanted += [Wanted(user_id, partition, owed) for owed in advanced.owed]
+                    states[partition][key] = state.encode_folded(
+                        advanced.record,
+                        model.version,
+                        all_states[states_end - state_bytes : states_end],
+                        all_queries[queries_end - query_bytes : queries_end],
+                    )
+                for owed in advanced.owed:
+                    wanted.append((key, partition, owed))
             values = self._encode(model, wanted, rows, scores, int(self._clock() * 1000))
-            for (user_id, partition, _owed), value in zip(wanted, values, strict=True):
-                lists[partition].append((user_id.encode(), value))
+            for (key, partition, _owed), value in zip(wanted, values, strict=True):
+                lists[partition].append((key, value))
             self.stopwatch.enter(Stage.COMPUTE)
 
     def _compute(self, model: Model, users: Sequence[_User]) -> tuple[Folded, NDArray[np.int32], NDArray[np.float32]]:
@@ -384,14 +390,13 @@ class Engine:
     def _count(self, users: Sequence[_User], outgoing: Mapping[int, Outgoing], contended: Collection[int]) -> None:
         counters = self.counters
         for sent in outgoing.values():
-            counters.lists += sum(value is not None for _, value in sent.lists)
+            counters.lists += len(sent.lists) - [value for _, value in sent.lists].count(None)
             counters.dead_letters.update(letter.field for letter in sent.dead_letters)
-        for user in users:
-            if user.partition not in contended:
-                counters.events += user.advanced.applied
-                counters.repeated += user.advanced.repeated
-                counters.replayed += user.advanced.replayed
-                counters.late += user.advanced.late
+        done = [user.advanced for user in users if user.partition not in contended]
+        counters.events += sum([advanced.applied for advanced in done])
+        counters.repeated += sum([advanced.repeated for advanced in done])
+        counters.replayed += sum([advanced.replayed for advanced in done])
+        counters.late += sum([advanced.late for advanced in done])
 
     def _measure_latency(self, batches: Mapping[int, Sequence[Record]]) -> None:
         if self._model is not None:

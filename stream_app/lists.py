@@ -5,7 +5,6 @@ Shape letters: E lists, K list length. A score of -inf stands for no item: its p
 
 from collections.abc import Sequence
 from itertools import count
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +14,8 @@ from schemas.recommendation import Encoder, Recommendation
 from stream_app.advance import Owed
 from stream_app.model import Model
 
-
-class Wanted(NamedTuple):
-    """A list to be sent, but for its items."""
-
-    user_id: str
-    partition: int
-    owed: Owed
+Wanted = tuple[bytes, int, Owed]
+"""a list to be sent, but for its items: user key, partition and what is owed"""
 
 
 def encode_msgpack(
@@ -29,21 +23,15 @@ def encode_msgpack(
 ) -> list[bytes]:
     """The `lists` with the items in `rows` i32[E, K] and their `scores` f32[E, K], sent at `now_ms`."""
     encode = Encoder(model.version, now_ms).encode
-    heads, packed_scores = model.item_heads, scores.astype(">f4").tobytes()
-    starts = count(0, 4 * scores.shape[1])
+    # head, score, head, score: one after the other, so that a list is a stretch of them
+    parts: list[bytes] = [b""] * (2 * rows.size)
+    parts[::2] = map(model.item_heads.__getitem__, rows.ravel().tolist())
+    parts[1::2] = scores.astype(">f4").view("V4").ravel().tolist()
+    starts = count(0, 2 * rows.shape[1])
     return [
-        encode(
-            user_id,
-            [heads[row] + packed_scores[at : at + 4] for row, at in zip(best, range(start, start + 4 * length, 4))],  # noqa: B905
-            cause,
-            partition,
-            offset,
-            timestamp_ms,
-            event_id,
-            history_length,
-        )
-        for (user_id, partition, (cause, offset, timestamp_ms, event_id, history_length)), best, length, start in zip(
-            lists, rows.tolist(), _lengths(scores), starts, strict=False
+        encode(key, parts[start : start + 2 * length], length, cause, partition, offset, timestamp_ms, event_id, kept)
+        for (key, partition, (cause, offset, timestamp_ms, event_id, kept)), length, start in zip(
+            lists, _lengths(scores), starts, strict=False
         )
     ]
 
@@ -55,7 +43,7 @@ def encode_json(
     return [
         recommendation.encode_json(
             Recommendation(
-                user_id,
+                key.decode(),
                 [(model.item_ids[row], score) for row, score in zip(best[:length], values[:length], strict=True)],
                 model.version,
                 owed.cause,
@@ -67,7 +55,7 @@ def encode_json(
                 now_ms,
             )
         )
-        for (user_id, partition, owed), best, values, length in zip(
+        for (key, partition, owed), best, values, length in zip(
             lists, rows.tolist(), scores.tolist(), _lengths(scores), strict=True
         )
     ]

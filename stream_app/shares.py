@@ -20,9 +20,11 @@ def share_out(users: Sequence[Advanced], threads: int) -> list[list[int]]:
 
     Users with long segments come into the same share: the longest one decides how often the model is called for it.
     """
-    longest = [max(len(segment.items) // 8 - segment.folded for segment in user.segments) for user in users]
+    if threads == 1:
+        return [list(range(len(users)))] if users else []
+    longest = [max([len(segment.items) // 8 - segment.folded for segment in user.segments]) for user in users]
     work = [
-        sum(len(segment.items) // 8 - segment.folded + _LIST_STEPS * len(segment.marks) for segment in user.segments)
+        sum([len(segment.items) // 8 - segment.folded + _LIST_STEPS * len(segment.marks) for segment in user.segments])
         for user in users
     ]
     total = sum(work)

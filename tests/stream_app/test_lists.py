@@ -17,7 +17,7 @@ both_encodings = pytest.mark.parametrize("encode", [lists.encode_msgpack, lists.
 
 
 def wanted(offset: int) -> Wanted:
-    return Wanted("u", 2, Owed(Cause.EVENT, offset, 5, None, 3))
+    return (b"u", 2, Owed(Cause.EVENT, offset, 5, None, 3))
 
 
 def sent(offset: int, items: list[tuple[str, float]]) -> Recommendation:
@@ -45,3 +45,12 @@ def test_lists_hold_their_ranked_items_and_nothing_for_scores_of_minus_infinity(
     assert [decode(value) for value in encoded] == [
         sent(offset, [(ITEMS[row], score) for row, score in ranking]) for offset, ranking in enumerate(ranked)
     ]
+
+
+@pytest.mark.parametrize("user_id", ["u", "é" * 15, "u" * 31, "u" * 32, "é" * 127, "u" * 255, "u" * 256])
+def test_a_user_id_of_any_length_arrives(user_id: str):
+    owed = Owed(Cause.REPLAY, 70_000, 1764000000000, "e", 300)
+    scores = np.array([[1.5, -0.25]], np.float32)
+    (value,) = lists.encode_msgpack(MODEL, [(user_id.encode(), 2, owed)], np.array([[3, 1]], np.int32), scores, 9)
+    items = [("i3", 1.5), ("é", -0.25)]
+    assert decode(value) == Recommendation(user_id, items, 1, Cause.REPLAY, 2, 70_000, 1764000000000, "e", 300, 9)
