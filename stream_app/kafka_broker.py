@@ -7,6 +7,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 
 from schemas import state
+from schemas.admission import denied
 from schemas.kafka import consumer_config, describe_topics, producer_config, read_range, watermarks
 from schemas.settings import Refused, Settings
 from schemas.state import CHANGELOG_OWN
@@ -48,17 +49,18 @@ class KafkaBroker:
 
         Raises:
             KafkaException: something was not delivered within 5 minutes.
+            Refused: the right to write a topic was taken away.
         """
-        errors: list[KafkaError] = []
+        errors: list[tuple[KafkaError, Message]] = []
         offsets: dict[int, list[int]] = {partition: [] for partition in outgoing}
 
-        def delivered(error: KafkaError | None, _message: Message) -> None:
+        def delivered(error: KafkaError | None, message: Message) -> None:
             if error is not None:
-                errors.append(error)
+                errors.append((error, message))
 
         def delivered_state(error: KafkaError | None, message: Message) -> None:
             if error is not None:
-                errors.append(error)
+                errors.append((error, message))
             else:
                 partition, offset = message.partition(), message.offset()
                 assert partition is not None
@@ -67,7 +69,8 @@ class KafkaBroker:
         with self._sending:
             self._send(outgoing, delivered, delivered_state)
         if errors:
-            raise KafkaException(errors[0])
+            error, message = errors[0]
+            raise denied(KafkaException(error), f"WRITE topic {message.topic()}")
         return offsets
 
     def changelog_range(self, partition: int) -> tuple[int, int]:

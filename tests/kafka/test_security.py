@@ -16,14 +16,15 @@ from confluent_kafka import KafkaError, Producer
 
 from ops.__main__ import COMMANDS
 from ops.kafka import free_port
-from ops.topics import admin
-from schemas import event
+from ops.topics import admin, create
 from schemas.access import PROCESSES, access
 from schemas.admission import admit
 from schemas.artefact_store import ArtefactStore
-from schemas.event import Event
 from schemas.kafka import end_offsets, read_topic
 from schemas.settings import DONE, REFUSED, Refused, Settings, run
+from schemas.topics import topics
+from stream_app.broker import Outgoing
+from stream_app.kafka_broker import KafkaBroker
 from tests.kafka.secured import SECRET, Secured
 from tests.kafka.stream import Stream, send
 from tests.kafka.worker_process import WorkerProcess, wait_until
@@ -72,7 +73,7 @@ class Told:
             env=os.environ | settings.environment(),
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=300,
         )
         self.everything += done.stdout, done.stderr
         return done.returncode, done.stdout + done.stderr
@@ -96,6 +97,7 @@ def get(url: str, token: str | None = None) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
+@pytest.mark.timeout(400)
 def test_with_just_its_rights_every_process_works_and_no_secret_is_told(
     cluster: Secured, told: Told, tmp_path: Path
 ) -> None:
@@ -232,10 +234,13 @@ def test_a_certificate_is_asked_for_and_of_the_right_host(cluster: Secured) -> N
         admit(mine.model_copy(update={"broker": elsewhere}), "worker")
 
 
-def test_events_are_not_taken_from_who_may_only_read(cluster: Secured) -> None:
-    reader = cluster.settings("reader")
-    with pytest.raises(AssertionError):
-        send(reader, reader.interactions, ("u1", event.encode(Event("u1", "i1", 1))))
+def test_a_right_that_is_taken_from_a_worker_is_named(cluster: Secured) -> None:
+    maker = cluster.settings("topics")
+    with admin(maker) as client:
+        create(client, topics(maker))
+    broker = KafkaBroker(cluster.settings("dlq"))
+    with pytest.raises(Refused, match="there is no right to WRITE topic recommendations"):
+        broker.send({0: Outgoing(lists=[(b"u1", b"a list")])})
 
 
 def test_a_record_that_unpacks_to_much_more_is_refused_by_a_topic_that_is_kept_unpacked(cluster: Secured) -> None:
