@@ -26,6 +26,7 @@ with needed("python -m ops", "ops"):
     from ops.forget import Forget
     from ops.kafka import BrokerFailed, Kafka
     from ops.program import ProgramFailed
+    from ops.rebuild import Rebuild
     from ops.replay import Replay
     from ops.reset import Reset
     from ops.topics import Topics, Unreachable
@@ -40,6 +41,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "watch": Watch,
     "console": Console,
     "reset": Reset,
+    "rebuild": Rebuild,
     "dlq": Dlq,
     "forget": Forget,
     "demo": Demo,

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from ops.__main__ import COMMANDS
 from ops.console import metrics as console
+from ops.rebuild import Rebuild
 from schemas.artefact_store import ArtefactStore
 from schemas.settings import SECRETS, Command, Settings
 from stream_app.champion import Champion
@@ -41,6 +42,7 @@ PROGRAMS: Final[Mapping[str, type[Command]]] = {
 
 _OF_THE_MACHINE: Final[Mapping[tuple[type[Settings], str], str]] = {
     (WorkerSettings, "worker_id"): "the host's name",
+    (Rebuild, "worker_id"): "the host's name",
     (Run, "threads"): "the number of cores",
     (Bench, "threads"): "the number of cores",
 }
@@ -131,11 +133,13 @@ def _settings_table(command: type[Settings], fields: Mapping[str, FieldInfo]) ->
     yield "| option | environment | value | default | |"
     yield "|---|---|---|---|---|"
     for name, field in fields.items():
-        option = name.replace("_", "-")
-        option = f"`--{shortcuts.get(option, option)}`"
+        full = name.replace("_", "-")
+        option = f"`--{shortcuts.get(full, full)}`"
         environment = f"`RECOMMENDER_{name.upper()}`"
         if field.is_required():
-            option, environment, default = f"`{name.upper()}`", "", "required"
+            default = "required"
+            if full not in shortcuts:
+                option, environment = f"`{name.upper()}`", ""
         elif name in SECRETS:
             option, default = "", ""
         else:

@@ -76,14 +76,22 @@ def refuse_members(settings: Settings) -> None:
         Refused: its group has members; every one is named.
         KafkaException: the cluster cannot be reached.
     """
-    if members := _answer(settings, AdminClient.describe_consumer_groups).members:
-        named = ", ".join(
-            sorted(f"{member.group_instance_id or member.member_id} ({member.host})" for member in members)
-        )
+    if found := members(settings):
+        named = ", ".join(sorted(f"{worker_id} ({host})" for worker_id, host in found.items()))
         raise Refused(
             f"group {settings.app} has members: {named}: stop these workers; one that has stopped leaves the group "
             "when its session_timeout_s is over"
         )
+
+
+def members(settings: Settings) -> dict[str, str]:
+    """The workers of the app, and those that have stopped within their session: worker ids with their hosts.
+
+    Raises:
+        KafkaException: the cluster cannot be reached.
+    """
+    found = _answer(settings, AdminClient.describe_consumer_groups).members
+    return {member.group_instance_id or member.member_id: member.host for member in found}
 
 
 def forget_offsets(settings: Settings) -> None:

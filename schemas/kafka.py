@@ -86,9 +86,10 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "allow.auto.create.topics": False,
         "fetch.wait.max.ms": 10,
         "fetch.queue.backoff.ms": 5,
-        "fetch.max.bytes": 64 << 20,
-        "max.partition.fetch.bytes": 16 << 20,
-        "queued.max.messages.kbytes": 256 << 10,
+        # small enough that the client finds the memory of the last answer again: new memory costs more than copying
+        "fetch.max.bytes": 16 << 20,
+        "max.partition.fetch.bytes": 4 << 20,
+        "queued.max.messages.kbytes": 32 << 10,
     }
 
 

@@ -139,6 +139,14 @@ class Store:
     def identity(self, value: bytes) -> None:
         self._db.put(_IDENTITY, value)
 
+    def stamp(self, identity: bytes, changelog_position: int) -> None:
+        """Say in one batch to what the store belongs from now on, and what of that changelog it reflects."""
+        batch = WriteBatch(raw_mode=True)
+        batch.put(_IDENTITY, identity)
+        batch.put(_CHANGELOG_POSITION, changelog_position.to_bytes(8, "little"))
+        self._db.write(batch)
+        self.changelog_position = changelog_position
+
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All users' keys and records, by key."""
         pairs: Iterable[tuple[bytes, bytes]] = self._db.items(from_key=_USER)

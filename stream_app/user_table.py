@@ -12,11 +12,11 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from schemas.settings import Refused
 from schemas.state import CHANGELOG_IDENTITY, FORMAT
-from stream_app.broker import Broker, Confirm, NotOwner, Outgoing
+from stream_app.broker import Broker, Confirm, Identity, NotOwner, Outgoing
 from stream_app.recovery import Progress, Replay, replay
 from stream_app.store import Store
 
@@ -128,25 +128,16 @@ class UserTable:
             raise NotOwner(f"partition {partition} belongs to another worker")
         return self._catch_up(self._stores[partition], partition, self._identity())
 
-    def _identity(self) -> "_Identity":
-        """What the states depend on, as the store and, without its own topic's id, the changelog keep it."""
-        of_topics = self._broker.identity()
-        shared = {
-            "format": FORMAT,
-            "history_length": self._history_length,
-            "interactions": of_topics.interactions,
-            "partitions": of_topics.partitions,
-        }
-        own = {**shared, "changelog": of_topics.changelog}
-        return _Identity(json.dumps(shared).encode(), json.dumps(own).encode())
+    def _identity(self) -> "TableIdentity":
+        return TableIdentity.of(self._broker.identity(), self._history_length)
 
-    def _recover(self, identity: "_Identity", partition: int, store: Store) -> Recovered:
+    def _recover(self, identity: "TableIdentity", partition: int, store: Store) -> Recovered:
         recovered = self._catch_up(store, partition, identity)
         if store.identity is None:
             store.identity = identity.in_store
         return recovered
 
-    def _catch_up(self, store: Store, partition: int, identity: "_Identity") -> Recovered:
+    def _catch_up(self, store: Store, partition: int, identity: "TableIdentity") -> Recovered:
         own_record = {CHANGELOG_IDENTITY: identity.on_changelog}
         records, healed = 0, set[bytes]()
         for _ in range(_ATTEMPTS):
@@ -180,9 +171,23 @@ class UserTable:
         return found
 
 
-class _Identity(NamedTuple):
+class TableIdentity(NamedTuple):
+    """What the states depend on, as JSON."""
+
     on_changelog: bytes
+    """value of the changelog's record `CHANGELOG_IDENTITY`: without the changelog's own id"""
     in_store: bytes
+
+    @classmethod
+    def of(cls, topics: Identity, history_length: int) -> Self:
+        """The identity of states of these topics."""
+        shared = {
+            "format": FORMAT,
+            "history_length": history_length,
+            "interactions": topics.interactions,
+            "partitions": topics.partitions,
+        }
+        return cls(json.dumps(shared).encode(), json.dumps({**shared, "changelog": topics.changelog}).encode())
 
 
 def _continues(position: int, offsets: list[int], count: int) -> bool:
@@ -190,13 +195,14 @@ def _continues(position: int, offsets: list[int], count: int) -> bool:
     return len(offsets) == count and (not count or (min(offsets) == position and max(offsets) == position + count - 1))
 
 
-def _refuse_other_world(store: Store, identity: _Identity) -> None:
+def _refuse_other_world(store: Store, identity: TableIdentity) -> None:
     found = store.identity
     if found not in (None, identity.in_store):
         raise Refused(
             f"{store.path} belongs to {(found or b'').decode()}, now there are {identity.in_store.decode()}: "
-            f"remove {store.path} to rebuild it from the changelog, or, where the topics or the history length were "
-            "meant to change, process the log again with `python -m ops reset`"
+            f"remove {store.path} to rebuild it from the changelog, or, where the changelog was lost or made anew, "
+            "write that again with `python -m ops rebuild --from store`, or, where the topics or the history length "
+            "were meant to change, process the log again with `python -m ops reset`"
         )
 
 
@@ -214,11 +220,12 @@ def _refuse_broken_changelog(store: Store, partition: int, low: int, end: int) -
     position = store.changelog_position
     if position > end:
         raise Refused(
-            f"{store.path} reflects the changelog up to offset {position}, which ends at {end}: "
-            f"remove {store.path} to rebuild it from the changelog"
+            f"{store.path} reflects the changelog up to offset {position}, which ends at {end}: the changelog has lost "
+            "states, `python -m ops rebuild --from store` writes it again"
         )
     if position < low:
         raise Refused(
             f"changelog partition {partition} starts at offset {low}, {store.path} needs it from {position}: "
-            "`python -m ops reset` or a new RECOMMENDER_APP processes the log again"
+            "`python -m ops rebuild --from store` writes it again from stores that are up to date, "
+            "`python -m ops rebuild --from log` from the events"
         )

@@ -9,26 +9,30 @@ from typing import Literal, assert_never
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from ops.bench import catalogue, throughput
+from ops.bench import catalogue, recovery, throughput
 from schemas.report import Report
 from schemas.settings import DONE, FAILED
 
 
 class Bench(Report):
-    """time a worker that catches up, or the ranking of large catalogues, each beside a reference"""
+    """time a worker that catches up or recovers, or the ranking of large catalogues, each beside a reference"""
 
-    what: CliPositionalArg[Literal["throughput", "catalogue"]] = Field(
-        description="throughput: beside a bare consume and produce; catalogue: beside MatMul and TopK of ONNX Runtime"
+    what: CliPositionalArg[Literal["throughput", "recovery", "catalogue"]] = Field(
+        description="throughput: beside a bare consume and produce; recovery: beside a bare read and a bare write; "
+        "catalogue: beside MatMul and TopK of ONNX Runtime"
     )
     events: int = Field(200_000, ge=10_000, description="throughput: events to catch up on, of 20,000 users (Zipf)")
     catalogue: int = Field(3_416, ge=100, description="throughput: items that the model knows")
+    users: int = Field(
+        1_000_000, ge=1_000, description="recovery: users with 50 events each; the disk needs 6.5 KB for each of them"
+    )
     items: str = Field(
         "3416,57289,1000000",
         pattern=r"^[1-9]\d+(,[1-9]\d+)*$",
         description="catalogue: items of each, separated by commas",
     )
     runs: int = Field(
-        3, ge=1, description="runs of each side, in turn; throughput: the median counts, catalogue: the least CPU time"
+        3, ge=1, description="runs of each side, in turn; the median counts, of catalogue the least CPU time"
     )
 
     def run(self) -> int:
@@ -36,6 +40,8 @@ class Bench(Report):
         match self.what:
             case "throughput":
                 return self._throughput()
+            case "recovery":
+                return self._recovery()
             case "catalogue":
                 return self._catalogue()
             case _:
@@ -58,6 +64,27 @@ class Bench(Report):
             machine=_machine(),
         )
         return DONE if clean else FAILED
+
+    def _recovery(self) -> int:
+        found = recovery.measure(self.users, self.partitions, self.runs)
+        sides = {"worker": found.worker, "bare read": found.read, "bare write": found.write}
+        medians = {name: statistics.median(one.states_per_s for one in runs) for name, runs in sides.items()}
+        state_mb = found.bytes / found.states / 1e6
+        lines = [
+            f"{name:<11}{medians[name]:>9,.0f} states/s  {medians[name] * state_mb:>5,.0f} MB/s  "
+            f"{statistics.median(one.cpu_s for one in runs):>6.1f} s of CPU, at most "
+            f"{max(one.peak_mib for one in runs):,} MiB ({_spread([one.states_per_s for one in runs])})"
+            for name, runs in sides.items()
+        ]
+        self.report(
+            "\n".join((f"{found.states:,} states, {found.bytes / 1e6:,.0f} MB", *lines, _machine())),
+            states=found.states,
+            bytes=found.bytes,
+            **{name.replace(" ", "_"): [one._asdict() for one in runs] for name, runs in sides.items()},
+            ratio_to_read=round(medians["worker"] / medians["bare read"], 3),
+            machine=_machine(),
+        )
+        return DONE
 
     def _catalogue(self) -> int:
         found = [catalogue.measure(int(items), self.runs) for items in self.items.split(",")]

@@ -186,8 +186,8 @@ def test_a_store_ahead_of_its_changelog_is_refused_and_the_message_says_what_men
     cluster.world.end[0] -= 1
     directory = cluster.world.directory / "own" / "0"
     assert refusal(cluster) == (
-        f"{directory} reflects the changelog up to offset 3, which ends at 2: "
-        f"remove {directory} to rebuild it from the changelog"
+        f"{directory} reflects the changelog up to offset 3, which ends at 2: the changelog has lost "
+        "states, `python -m ops rebuild --from store` writes it again"
     )
     shutil.rmtree(directory)
     cluster.table().open([0])[0]
@@ -209,7 +209,8 @@ def test_a_changelog_that_was_truncated_beyond_the_store_is_refused(cluster: Clu
     message = refusal(cluster)
     assert "changelog partition 0 starts at offset 4" in message
     assert "needs it from 3" in message
-    assert "`python -m ops reset`" in message
+    assert "`python -m ops rebuild --from store`" in message
+    assert "`python -m ops rebuild --from log`" in message
 
 
 def test_a_truncated_changelog_is_refused_on_a_new_disk(cluster: Cluster):
