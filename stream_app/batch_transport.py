@@ -73,6 +73,8 @@ class Batch(NamedTuple):
     """of the group, when the fetch began"""
     size: int
     """bytes of keys and values"""
+    expired: tuple[int, int] | None = None
+    """offsets before the first record, first..end-1, that were in the log and are gone unread"""
 
     @property
     def last(self) -> int:
@@ -206,12 +208,25 @@ class BatchConsumer(driver.Consumer):
         messages = []
         for aiokafka_tp, records in fetched.items():
             size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
-            batch = Batch(TP(*aiokafka_tp), records, self._fetched.get(TP(*aiokafka_tp)), generation, size)
+            tp = TP(*aiokafka_tp)
+            expired = await self._expired(tp, records[0].offset)
+            batch = Batch(tp, records, self._fetched.get(tp), generation, size, expired)
             self._fetched[batch.tp] = batch.last
             self._in_flight += len(records)
             self._bytes_in_flight += size
             messages.append(_message(batch))
         return messages
+
+    async def _expired(self, tp: TP, offset: int) -> tuple[int, int] | None:
+        """What is gone from the log between what was fetched of a partition and `offset`.
+
+        Where a worker is so far behind that the log has gone on, aiokafka goes on at its beginning and says nothing.
+        """
+        fetched = self._fetched.get(tp)
+        if fetched is None or offset == fetched + 1:
+            return None
+        first = (await self._thread.positions([tp]))[tp].first  # most gaps are markers of transactions
+        return (fetched + 1, first) if fetched + 1 < first else None
 
     def _is_far_ahead(self) -> bool:
         records_ahead = _ROUNDS_AHEAD * self.app.conf.broker_max_poll_records

@@ -166,6 +166,10 @@ class Host:
                 size += waiting[-1].size
             async with self._consumer.round:
                 if batches := self._consumer.current(waiting):
+                    async with self._fatal():
+                        for batch in batches:
+                            if batch.expired is not None:
+                                self._expired(batch.tp, "position", *batch.expired)
                     await self._in_engine(self._process, batches)
                     self._consumer.done(batches)
 

@@ -37,5 +37,6 @@ def await_topics(settings: Settings) -> None:
         if (partitions := len(found[topic.name].partitions)) != topic.partitions:
             raise Refused(
                 f"topic {topic.name} has {partitions} partitions, the setting says {topic.partitions}: "
-                "set partitions to that, or `python -m ops topics` under a new app name"
+                "set partitions to that; where it got more of them, states are in the wrong ones then: set also other "
+                "names of app, recommendations and dead_letters, and `python -m ops topics` makes these topics"
             )

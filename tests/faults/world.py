@@ -62,8 +62,7 @@ class World:
         return line.removeprefix("python -m stream_app: ")
 
     def obey(self, refusal: str) -> None:
-        """Run the command that a refusal names, on a group without members."""
-        self.part()
+        """Run the command that a refusal names."""
         command = re.search(r"`((rm|python) [^`]*)`", refusal)
         assert command, refusal
         program, *arguments = shlex.split(command[1])
@@ -71,6 +70,7 @@ class World:
             shutil.rmtree(arguments[-1])
             return
         if arguments[2] in ("rebuild", "reset"):
+            self.part()
             arguments += [f"--data-dir={self.data_dir}", "--yes"]
         environment = os.environ | self.settings.environment()
         ran = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
