@@ -16,6 +16,7 @@ from schemas.artefact import (
     encode_probes,
 )
 from schemas.artefact_store import described
+from schemas.settings import Refused
 
 _WIDTH: Final = 16
 _GRAPH: Final = """
@@ -31,8 +32,15 @@ step (float[B, {width}] state, float[B, {width}] x) => (float[B, {width}] next_s
 
 
 def artefact(version: int, item_ids: list[str]) -> tuple[Manifest, dict[str, bytes]]:
-    """Manifest and files of the model of this version; versions differ in their decay and embeddings."""
-    import onnx.parser  # of the extra `training`; only this needs it
+    """Manifest and files of the model of this version; versions differ in their decay and embeddings.
+
+    Raises:
+        Refused: the package that writes the graph is missing.
+    """
+    try:
+        import onnx.parser  # of the extra `training`; only this needs it
+    except ImportError:
+        raise Refused('the package onnx is missing: pip install "lrurec-stream[training]" brings it') from None
 
     random = np.random.default_rng(version)
     decay = np.float32(0.5 + 0.4 * random.random())
