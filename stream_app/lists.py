@@ -25,7 +25,8 @@ def encode_msgpack(
     encode = Encoder(model.version, now_ms).encode
     # head, score, head, score: one after the other, so that a list is a stretch of them
     parts: list[bytes] = [b""] * (2 * rows.size)
-    parts[::2] = map(model.item_heads.__getitem__, rows.ravel().tolist())
+    ranked = np.where(scores > -np.inf, rows, 0)  # in the other places is no row of the catalogue
+    parts[::2] = map(model.item_heads.__getitem__, ranked.ravel().tolist())
     parts[1::2] = scores.astype(">f4").view("V4").ravel().tolist()
     starts = count(0, 2 * rows.shape[1])
     return [

@@ -37,7 +37,7 @@ def test_lists_hold_their_ranked_items_and_nothing_for_scores_of_minus_infinity(
     encode: Callable[..., list[bytes]], ranked: list[list[tuple[int, float]]], spare: int
 ):
     k = max(map(len, ranked), default=0) + spare
-    rows, scores = np.zeros((len(ranked), k), np.int32), np.full((len(ranked), k), -np.inf, np.float32)
+    rows, scores = np.full((len(ranked), k), 99, np.int32), np.full((len(ranked), k), -np.inf, np.float32)
     for at, ranking in enumerate(ranked):
         for place, (row, score) in enumerate(ranking):
             rows[at, place], scores[at, place] = row, score
