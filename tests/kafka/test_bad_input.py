@@ -11,6 +11,7 @@ import urllib.request
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -227,7 +228,8 @@ def test_one_user_with_very_many_events_has_the_right_history_and_holds_up_nobod
         worker.wait_for("owns partitions")
         began = time.monotonic()
         events = (("busy", event.encode(Event("busy", item_id, number))) for number, item_id in enumerate(busy))
-        send(created, created.interactions, *events)
+        while chunk := list(islice(events, 50_000)):
+            send(created, created.interactions, *chunk)
         send(created, created.interactions, ("other", event.encode(Event("other", "i1", 1))))
         wait_until(lambda: is_caught_up(created), "all is done", DEADLINE_S)
         print(json.dumps({"events_of_one_user": MESSAGES, "per_s": round(MESSAGES / (time.monotonic() - began))}))
