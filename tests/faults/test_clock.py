@@ -7,6 +7,7 @@ import pytest
 
 from schemas import event, state
 from schemas.event import Event
+from schemas.placement import partition_of
 from schemas.state import StateRecord
 from stream_app import user_table
 from stream_app.broker import Record
@@ -40,7 +41,8 @@ def records_after(
     worker.engine.swap(TinyModel(1, ITEMS).load())
     worker.own(set(range(PARTITIONS)))
     for number, time_s in enumerate(event_times_s):
-        log, user_id = world.log[number % PARTITIONS], f"user-{number % 4}"
+        user_id = f"user-{number % 4}"
+        log = world.log[partition_of(user_id.encode(), PARTITIONS)]
         value = event.encode(Event(user_id, ITEMS[number % 7], 1000 * time_s))
         log.append(Record(len(log), user_id.encode(), value, 1000 * time_s))
         if number % 7 == 0:
