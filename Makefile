@@ -14,7 +14,7 @@ demo: setup
 	@.venv/bin/python -m ops demo
 
 test: lint
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	.venv/bin/ruff check .
