@@ -4,7 +4,7 @@ import logging
 import logging.config
 import sys
 import time
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import structlog
 
@@ -38,7 +38,7 @@ def configure(level: str, **context: Any) -> None:
         logger_factory=lambda *_: ours,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler()
+    handler = _Stderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -51,9 +51,22 @@ def configure(level: str, **context: Any) -> None:
     root.setLevel(logging.INFO if level == "DEBUG" else level)
     for library in ("aiokafka", "faust", "mode", "kafka"):
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    logging.getLogger("kafka.net").setLevel(logging.ERROR)  # it warns when a machine is busy
 
 
 _tracebacks = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is now, not to what it was when logging was configured: that may be closed."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _stream: TextIO) -> None:
+        """What the base class was made with."""
 
 
 class _Repeats(logging.Filter):

@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import sys
@@ -33,6 +34,17 @@ def test_every_line_is_a_json_object_when_stderr_is_no_terminal(capsys: pytest.C
     assert (theirs["event"], theirs["logger"], theirs["level"]) == ("failed: why", "some.library", "error")
     assert ours["worker"] == theirs["worker"] == "w1"
     assert str(ours["timestamp"]).endswith("Z")
+
+
+def test_a_line_goes_to_what_stderr_is_now(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    before = io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", before)
+        logs.configure("INFO")
+    before.close()
+    structlog.get_logger().warning("late")
+    [line] = lines(capsys)
+    assert line["event"] == "late"
 
 
 def test_a_traceback_stays_on_its_line(capsys: pytest.CaptureFixture[str]):
