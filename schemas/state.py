@@ -33,6 +33,7 @@ _HEADER: Final = Struct("<BBQqqQIBHH")
 _COUNTS: Final = Struct("<IBHH")
 _COUNTS_AT: Final = _HEADER.size - _COUNTS.size
 _LAST_OFFSET_AT: Final = 10
+_HEAD: Final = Struct("<xBQ8xq8xI")
 
 
 class StateRecord(NamedTuple):
@@ -140,6 +141,20 @@ def is_whole(value: bytes) -> bool:
 def decode_last_offset(value: bytes) -> int:
     """The last applied offset of an encoded record, without decoding the rest."""
     return int.from_bytes(value[_LAST_OFFSET_AT : _LAST_OFFSET_AT + 8], "little", signed=True)
+
+
+class Head(NamedTuple):
+    """What an encoded record tells without its arrays."""
+
+    flags: int
+    model_version: int
+    last_time_ms: int
+    history_length: int
+
+
+def decode_head(value: bytes) -> Head:
+    """The head of an encoded record, without decoding the rest."""
+    return Head(*_HEAD.unpack_from(value))
 
 
 def kept_length(events: int, window: int) -> int:

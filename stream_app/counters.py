@@ -49,6 +49,8 @@ class Stage(StrEnum):
     SEND = "send"
     STORE = "store"
     RECOVER = "recover"
+    WALK = "walk"
+    """look for users of another model"""
     CHECK = "check"
     """look for another writer on a changelog"""
 
@@ -87,6 +89,8 @@ class Counters:
     """by reason"""
     rebased: int = 0
     """states folded again under another model"""
+    rebased_in_background: int = 0
+    """of them, and of users who had no model, those who had no event"""
     healed: int = 0
     """records put right after another writer"""
     recovered: int = 0
@@ -96,4 +100,6 @@ class Counters:
     event_to_list_s: Histogram = field(default_factory=lambda: Histogram(_LATENCY_S))
     """from a record's Kafka timestamp to the acknowledgement of its list"""
     round_s: Histogram = field(default_factory=lambda: Histogram(_ROUND_S))
+    slice_s: Histogram = field(default_factory=lambda: Histogram(_ROUND_S))
+    """of re-basing in the background"""
     round_records: Histogram = field(default_factory=lambda: Histogram(_ROUND_RECORDS))

@@ -30,6 +30,7 @@ from stream_app.fold import Folded, fold
 from stream_app.intake import stray_letters, take_in
 from stream_app.lists import Wanted, encode_json, encode_msgpack
 from stream_app.model import Model
+from stream_app.rebasing import Rebasing
 from stream_app.settings import WorkerSettings
 from stream_app.shares import share_out
 from stream_app.user_table import UserTable
@@ -84,6 +85,7 @@ class Engine:
         self._confirm = confirm
         self._clock = clock
         self._table = UserTable(store_directory(settings), broker, confirm, settings.history_length)
+        self._rebasing = Rebasing(settings.rebase_window_days, settings.rebase_steps, self._table.estimated_users)
         self._model: Model | None = None
         self._previous: Model | None = None
         self._unavailable: Collection[int] = ()
@@ -100,6 +102,16 @@ class Engine:
     def partitions(self) -> list[int]:
         """The partitions that are open."""
         return self._table.partitions
+
+    @property
+    def rebasing(self) -> bool:
+        """Whether users may be left to move to the model in service in the background."""
+        return self._rebasing.under_way
+
+    @property
+    def rebasing_ratio(self) -> float:
+        """Share of the users that were looked at for that, about; 1 when it is over."""
+        return self._rebasing.ratio
 
     @property
     def progressed_at(self) -> float:
@@ -128,11 +140,14 @@ class Engine:
         with self._lock:
             for partition in set(self._table.partitions) - set(partitions):
                 self._table.close(partition)
+                self._rebasing.drop(partition)
             new = set(partitions) - set(self._table.partitions)
             self.stopwatch.enter(Stage.RECOVER)
             self._refuse_lost_changelog(set(begun) & new)
             recovered = self._table.open(new)
             self._send_again({partition: recovery.healed for partition, recovery in recovered.items()})
+            if self._model is not None:
+                self._rebasing.add(sorted(new))
             self.stopwatch.enter(None)
             records = sum(recovery.records for recovery in recovered.values())
             self.counters.recovered += records
@@ -159,11 +174,52 @@ class Engine:
                     f"--skip-records {place} makes a dead letter of it"
                 ) from error
 
+    def rebase(self, budget_s: float) -> None:
+        """A slice of the way to the model in service: some users without an event move to it and get their lists.
+
+        Where the way ends, the previous model is let go: the records that still have it, of users who were not active
+        lately, are folded again when their users come, like those of any earlier model.
+
+        Args:
+            budget_s: what it may take, about.
+
+        Raises:
+            NotOwner: the group gave a partition to another worker.
+            RoundFailed: a user cannot be moved.
+            Exception: anything else that must end the process.
+        """
+        with self._lock:
+            if self._model is None or not self._rebasing.under_way:
+                return
+            started = time.monotonic()
+            self.stopwatch.enter(Stage.WALK)
+            picked, steps = self._rebasing.pick(self._table.items, self._model.version, self._clock() * 1000, budget_s)
+            try:
+                if picked:
+                    self._round(dict.fromkeys(picked, ()), picked, Cause.MODEL)
+            except (Refused, OSError):
+                raise
+            except Exception as error:
+                if self.stopwatch.stage not in _OWN_STAGES:
+                    raise
+                raise RoundFailed(
+                    f"users of partitions {sorted(picked)} cannot move to model {self._model.version}: {error!r}; "
+                    "--rebase-window-days 0 leaves all users until their next event"
+                ) from error
+            self.stopwatch.enter(None)
+            seconds, users = self.stopwatch.since - started, sum(map(len, picked.values()))
+            self.counters.rebased_in_background += users
+            self.counters.slice_s.observe(seconds)
+            self._rebasing.moved(users, steps, seconds)
+            if not self._rebasing.under_way:
+                self._previous = None
+
     def swap(self, model: Model) -> None:
         """Serve `model` from the next round on; states of the present one move over as their users come."""
         with self._lock:
             model.set_unavailable(self._unavailable)
             self._previous, self._model = self._model, model
+            self._rebasing.begin(self._table.partitions)
             self.counters.swaps += 1
 
     def set_unavailable(self, item_hashes: Collection[int]) -> None:
@@ -225,6 +281,8 @@ class Engine:
     def _heal(self, partition: int) -> Collection[bytes]:
         healed = self._table.heal(partition).healed
         self.counters.healed += len(healed)
+        if self._model is not None:
+            self._rebasing.add([partition])  # what was taken in may be of any model
         _log.warning("another worker wrote to the changelog, healed", partition=partition, users=len(healed))
         return healed
 
@@ -288,8 +346,9 @@ class Engine:
             self._count(users, outgoing, contended)
             if not contended:
                 self.stopwatch.enter(None)
-                self.counters.round_records.observe(size)
-                self.counters.round_s.observe(self.stopwatch.since - started)
+                if size:
+                    self.counters.round_records.observe(size)
+                    self.counters.round_s.observe(self.stopwatch.since - started)
                 return
             owed = {partition: {*owed.get(partition, ()), *self._heal(partition)} for partition in contended}
             batches, again = {partition: batches[partition] for partition in contended}, Cause.HEAL
@@ -313,7 +372,8 @@ class Engine:
                     strays[partition][key] = wrong
                     continue
                 record = StateRecord() if value is None else state.decode(value)
-                model, rebase = self._model_for(record, within_budget=rebase_steps < self._rebase_steps)
+                within_budget = rebase_steps < self._rebase_steps or again is Cause.MODEL  # which is picked by it
+                model, rebase = self._model_for(record, within_budget=within_budget)
                 if rebase and record.model_version != NO_MODEL:
                     rebase_steps += record.history_length
                     self.counters.rebased += 1

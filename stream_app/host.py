@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Final, NamedTuple, ParamSpec, Protocol, Self, TypeVar, cast
 
 import faust
 import structlog
@@ -35,10 +35,31 @@ _ROUND_BYTES: Final = 16 << 20
 """of keys and values that one round takes at most, but for its last batch"""
 _PROGRESS_S: Final = 10.0
 _BEAT_S: Final = 1.0
+_LOOK_S: Final = 0.25
+_QUIET_S: Final = 1.0
+"""without a round, after which slices in the background follow each other"""
+_SLICE_S: Final = 0.01
+_LONGEST_SLICE_S: Final = 0.05
+_SHARE: Final = 1 / 4
+_LEAST_SHARE: Final = 1 / 20
+_PAUSE_S: Final = 0.002
 
 _log = structlog.get_logger()
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class _Busy(NamedTuple):
+    """What the engine did last: until when, in monotonic seconds, and for how long."""
+
+    until: float
+    seconds: float
+
+    @classmethod
+    def since(cls, started: float) -> Self:
+        """It ends now."""
+        now = time.monotonic()
+        return cls(now, now - started)
 
 
 class Rounds(Protocol):
@@ -58,6 +79,13 @@ class Rounds(Protocol):
 
     def process(self, batches: Mapping[int, Sequence[Record]]) -> None:
         """One round over ascending records by partition; all its effects are durable when it returns."""
+
+    @property
+    def rebasing(self) -> bool:
+        """Whether there is something to do in the background; read in any thread."""
+
+    def rebase(self, budget_s: float) -> None:
+        """Do some of it, for about `budget_s` seconds."""
 
     def check_idle(self) -> None:
         """Look whether another writer was on the changelogs of idle partitions."""
@@ -92,6 +120,9 @@ class Host:
         self._app.on_rebalance_complete.connect(self._on_rebalanced)
         self._app.timer(settings.idle_check_s)(self._check_idle)
         self._app.timer(_PROGRESS_S)(self._report)
+        self._app.task(self._rebase)
+        self._queue: asyncio.Queue[Any] | None = None
+        self._last_round = _Busy(float("-inf"), 0.0)
         self._reported = (0, 0)
         self.beat_at: float | None = None
         self.busy_since: float | None = None
@@ -156,7 +187,7 @@ class Host:
 
     async def _rounds(self, stream: Any) -> None:
         """Faust's agent: one round of everything that queued up while the last round was written."""
-        queue = stream.channel.queue
+        self._queue = queue = stream.channel.queue
         async for event in stream.events():
             waiting: list[Batch] = [event.value]
             records, size = len(waiting[0].records), waiting[0].size
@@ -170,8 +201,10 @@ class Host:
                         for batch in batches:
                             if batch.expired is not None:
                                 self._expired(batch.tp, "position", *batch.expired)
+                    started = time.monotonic()
                     await self._in_engine(self._process, batches)
                     self._consumer.done(batches)
+                    self._last_round = _Busy.since(started)
 
     def _process(self, batches: Sequence[Batch]) -> None:
         by_partition: dict[int, list[Record]] = {}
@@ -232,6 +265,35 @@ class Host:
         async with self._consumer.round:
             if self._owned and self._consumer.flow_active:
                 await self._in_engine(self._engine.check_idle)
+
+    async def _rebase(self) -> None:
+        """Faust's task: what is to be done in the background, in slices between the rounds.
+
+        Events wait for a slice no longer than for a round. While there are events, slices have a quarter of the time,
+        in moments when no batch waits; without such moments a twentieth.
+        """
+        while not self._app.should_stop:
+            if not (self._engine.rebasing and self._consumer.flow_active):
+                await asyncio.sleep(_LOOK_S)
+                continue
+            quiet = time.monotonic() - self._last_round.until > _QUIET_S
+            budget_s = _LONGEST_SLICE_S if quiet else min(_LONGEST_SLICE_S, max(_SLICE_S, self._last_round.seconds))
+            async with self._consumer.round:
+                if not self._consumer.flow_active:
+                    continue
+                started = time.monotonic()
+                await self._in_engine(self._engine.rebase, budget_s)
+                spent = _Busy.since(started)
+            await self._rest(spent)
+
+    async def _rest(self, spent: _Busy) -> None:
+        """After a slice, leave the engine to rounds."""
+        await asyncio.sleep(0)
+        enough, latest = (spent.until + spent.seconds * (1 / share - 1) for share in (_SHARE, _LEAST_SHARE))
+        while (now := time.monotonic()) < latest and now - self._last_round.until < _QUIET_S:
+            if now >= enough and (self._queue is None or self._queue.empty()):
+                break
+            await asyncio.sleep(_PAUSE_S)
 
     def _beat(self) -> None:
         """Called once a second, from the first moment of the event loop to its last."""

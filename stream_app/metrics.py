@@ -107,6 +107,11 @@ class WorkerMetrics(Collector):
         unread = "Attempts to read an announced model that failed and are repeated."
         yield _counter("unread_models", unread, self._champion.unread)
         yield _counter("rebased_users", "States folded again under another model.", self._engine.counters.rebased)
+        background = "Users without an event who got a list of the model in service, as they were active lately."
+        yield _counter("background_users", background, self._engine.counters.rebased_in_background)
+        ratio = "Share of the users that were looked at for that since the model came, about; 1 when it is over."
+        yield _gauge("background_ratio", ratio, self._engine.rebasing_ratio)
+        yield _histogram("background_slice_seconds", "Duration of a slice of that.", self._engine.counters.slice_s)
 
     def _state(self) -> Iterator[Metric]:
         counters, owned, open_ = self._engine.counters, self._host.owned or (), self._engine.partitions

@@ -30,7 +30,17 @@ class WorkerSettings(Command):
     )
     round_records: int = Field(5_000, ge=1, le=100_000, description="records that one round takes at most, roughly")
     rebase_steps: int = Field(
-        20_000, ge=1, description="model steps that one round spends on states of the previous model; bounds its pause"
+        20_000,
+        ge=1,
+        description="model steps that one round, or one slice of the background, spends on states of the previous "
+        "model; bounds its pause",
+    )
+    rebase_window_days: float = Field(
+        7.0,
+        ge=0,
+        le=36_500,
+        description="days; users whose last event is no older get a list of a new model in the background, "
+        "0: none do, and the previous model stays in memory until the next one",
     )
     on_lost_events: Literal["stop", "continue"] = Field(
         "stop", description="what to do when the log begins after the committed offset: events expired unread"

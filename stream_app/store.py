@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from schemas.settings import Refused
 
@@ -44,6 +44,8 @@ class Store:
             raise _told(path, error, opening=True) from error
         self._unlogged = WriteOptions()
         self._unlogged.disable_wal = True
+        self._uncached = ReadOptions()
+        self._uncached.fill_cache(False)  # a walk through all records would drive out those in use
         self._deferred = False
         self._flushes = self._position(_FLUSH)
         self._unflushed_bytes = 0
@@ -147,11 +149,20 @@ class Store:
         self._db.write(batch)
         self.changelog_position = changelog_position
 
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All users' keys and records, by key."""
-        pairs: Iterable[tuple[bytes, bytes]] = self._db.items(from_key=_USER)
-        for key, value in pairs:
-            yield key[1:], value
+    def items(self, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """The users' keys and records by key, of all keys or of those behind `after`."""
+        first = _USER + after + b"\x00" if after else _USER
+        try:
+            pairs: Iterable[tuple[bytes, bytes]] = self._db.items(from_key=first, read_opt=self._uncached)
+            for key, value in pairs:
+                yield key[1:], value
+        except Exception as error:
+            raise _told(self.path, error) from error
+
+    @property
+    def estimated_records(self) -> int:
+        """About how many records there are: one that was written again may count twice until it is merged."""
+        return int(self._db.property_int_value("rocksdb.estimate-num-keys") or 0)
 
     def close(self) -> None:
         """Close it; another process may open it then."""

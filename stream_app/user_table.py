@@ -8,7 +8,7 @@ sent again, so that compaction keeps the winner.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -97,6 +97,14 @@ class UserTable:
     def get(self, partition: int, keys: list[bytes]) -> list[bytes | None]:
         """The users' encoded records, None for unknown users."""
         return self._stores[partition].get(keys)
+
+    def items(self, partition: int, after: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and encoded records of the users behind the key `after`, by key; empty: of all."""
+        return self._stores[partition].items(after)
+
+    def estimated_users(self, partition: int) -> int:
+        """About how many users a partition has."""
+        return self._stores[partition].estimated_records
 
     def input_position(self, partition: int) -> int:
         """Every input record below it is done: applied, and its list acknowledged."""

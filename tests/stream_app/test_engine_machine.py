@@ -118,6 +118,20 @@ class EngineMachine(RuleBasedStateMachine):
             if look:
                 self.settle(name)
 
+    @rule(name=names)
+    def rebase(self, name: str) -> None:
+        if (worker := self.running(name)) is not None:
+            self.survive(worker, worker.rebase)
+
+    @rule(name=names, after=steps, lists_first=st.booleans(), look=st.booleans())
+    def rebase_and_be_killed(self, name: str, after: int, lists_first: bool, look: bool) -> None:
+        if (worker := self.running(name)) is not None:
+            self.world.lists_first = lists_first
+            worker.plan = Plan(kill_after=after)
+            self.survive(worker, worker.rebase_all)
+            if look:
+                self.settle(name)
+
     @rule(name=names, partitions=partition_sets, after=steps)
     def recover_and_be_killed(self, name: str, partitions: set[int], after: int) -> None:
         if (worker := self.running(name)) is not None:
@@ -130,11 +144,12 @@ class EngineMachine(RuleBasedStateMachine):
             worker.plan = Plan(kill_after=after)
             self.survive(worker, lambda: worker.own(partitions - taken))
 
-    @rule(name=names, limit=limits, after=steps)
-    def freeze(self, name: str, limit: int, after: int, *, only_states: bool = False) -> None:
-        """The worker stops in the middle of a round, and its partitions are free for the other."""
+    @rule(name=names, limit=limits, after=steps, rebase=st.booleans())
+    def freeze(self, name: str, limit: int, after: int, *, rebase: bool = False, only_states: bool = False) -> None:
+        """The worker stops in the middle of a round or a slice, and its partitions are free for the other."""
         if (worker := self.running(name)) is not None:
-            if worker.freeze_in(after, limit, only_states=only_states):
+            work = worker.rebase_all if rebase else lambda: worker.work(limit)
+            if worker.freeze_in(after, work, only_states=only_states):
                 for partition, owner in self.world.owner.items():
                     if owner == name:
                         self.world.owner[partition] = None
@@ -163,6 +178,7 @@ class EngineMachine(RuleBasedStateMachine):
         next_user=st.sampled_from(["u", "v", "w"]),
         next_events=st.integers(0, 3),
         look=st.booleans(),
+        rebase=st.booleans(),
     )
     def zombie(
         self,
@@ -174,15 +190,19 @@ class EngineMachine(RuleBasedStateMachine):
         next_user: str,
         next_events: int,
         look: bool,
+        rebase: bool = False,
     ) -> None:
-        """A worker freezes in a round, the other takes all and goes on, and then the first one wakes up."""
+        """A worker freezes in a round or a slice, the other takes all and goes on, and then the first one wakes up."""
         other = next(n for n in NAMES if n != name)
         self.thaw(other)
         self.rebalance(name, set(range(PARTITIONS)))
         for item in items:
             self.world.produce("u", item)
             self.world.produce("w", item)
-        self.freeze(name, limit, after, only_states=True)
+        if rebase:
+            self.work(name, 50)
+            self.swap(len(ITEMS))
+        self.freeze(name, limit, after, rebase=rebase, only_states=True)
         self.rebalance(other, set(range(PARTITIONS)))
         if before:
             self.work(other, 50)
@@ -249,6 +269,7 @@ class EngineMachine(RuleBasedStateMachine):
         worker.own(set(range(PARTITIONS)))
         while any(worker.positions[p] < len(self.world.log[p]) for p in range(PARTITIONS)):
             worker.work(50)
+        worker.rebase_all()
         return worker
 
     def teardown(self) -> None:
@@ -319,7 +340,8 @@ def check_record(world: World, record: state.StateRecord, expected: Expected) ->
     kept = expected.items[len(expected.items) - kept_length(expected.events, WINDOW) :]
     assert record.item_hashes().tolist() == kept
     assert record.forgotten == (not kept)
-    if kept and record.model_version:
+    if kept and world.champion is not None:
+        assert record.model_version == world.champion.version, "every user moves to the model in service"
         folded_state, query = world.models[record.model_version].fold(kept)
         np.testing.assert_allclose(np.frombuffer(record.state, "<f4"), folded_state, atol=1e-5)
         np.testing.assert_allclose(np.frombuffer(record.query, "<f4"), query, atol=1e-5)
@@ -360,6 +382,29 @@ def test_a_zombie_between_two_states_does_no_damage(zombie: str, after: int, bef
     machine.begin(True, ITEMS[:3])
     machine.world.lists_first = lists_first
     machine.zombie(zombie, 1, after, ITEMS[1:2], before, "w", 2, True)
+    machine.teardown()
+
+
+@pytest.mark.parametrize("zombie", NAMES)
+@pytest.mark.parametrize("after", range(4))
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("lists_first", [True, False])
+def test_a_zombie_in_the_background_does_no_damage(zombie: str, after: int, before: bool, lists_first: bool) -> None:
+    machine = EngineMachine()
+    machine.begin(True, ITEMS[:3])
+    machine.world.lists_first = lists_first
+    machine.zombie(zombie, 1, after, ITEMS[1:2], before, "w", 2, True, rebase=True)
+    machine.teardown()
+
+
+@pytest.mark.parametrize("after", range(15))
+@pytest.mark.parametrize("lists_first", [True, False])
+def test_a_worker_killed_in_the_background_loses_nothing(after: int, lists_first: bool) -> None:
+    machine = EngineMachine()
+    machine.begin(True, ITEMS[:3])
+    machine.work("a", 50)
+    machine.swap(len(ITEMS))
+    machine.rebase_and_be_killed("a", after, lists_first, True)
     machine.teardown()
 
 

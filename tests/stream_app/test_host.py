@@ -34,6 +34,13 @@ class Rounds:
     def process(self, batches: Mapping[int, Sequence[Record]]) -> None:
         self.sizes.append(sum(map(len, batches.values())))
 
+    @property
+    def rebasing(self) -> bool:
+        return False
+
+    def rebase(self, budget_s: float) -> None:
+        pass
+
     def check_idle(self) -> None:
         pass
 

@@ -6,11 +6,11 @@ to its RocksDB, a commit. `World.reach` is called before each; there a worker ma
 
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from schemas import event, recommendation
 from schemas.placement import partition_of
@@ -68,6 +68,7 @@ class World:
         self.models: dict[int, TinyModel] = {}
         self.champion: TinyModel | None = None
         self.first_model_at: dict[int, int] | None = None
+        self.now_s = 0.0
         self.forget_offsets = 0
         """so many of the next delivered states are acknowledged without an offset"""
         self.lists_first = True
@@ -78,8 +79,9 @@ class World:
         """An event, or a tombstone when there is no item."""
         partition = partition_of(user.encode(), PARTITIONS)
         log = self.log[partition]
-        value = None if item is None else event.encode(event.Event(user, item, 1000 * len(log), event_id=event_id))
-        log.append(Record(len(log), user.encode(), value, 1000 * len(log)))
+        now_ms = int(1000 * (self.now_s + len(log)))
+        value = None if item is None else event.encode(event.Event(user, item, now_ms, event_id=event_id))
+        log.append(Record(len(log), user.encode(), value, now_ms))
 
     def produce_rubbish(self, partition: int) -> None:
         """A record that no one can read."""
@@ -99,7 +101,7 @@ class World:
 class Worker:
     """One process: an engine, its disk, and its place in the group."""
 
-    def __init__(self, world: World, name: str, threads: int = 1) -> None:
+    def __init__(self, world: World, name: str, threads: int = 1, **own: Any) -> None:
         self.world = world
         self.name = name
         self.plan = Plan()
@@ -112,11 +114,12 @@ class Worker:
             rebase_steps=WINDOW,
             threads=threads,
             partitions=PARTITIONS,
+            **own,
         )
         self.generation: dict[int, bool] = {}
         """partitions this process believes to own"""
         self.positions: dict[int, int] = {}
-        self.engine = Engine(self.settings, WorkerBroker(self), self.confirm, clock=lambda: 0.0)
+        self.engine = Engine(self.settings, WorkerBroker(self), self.confirm, clock=lambda: world.now_s)
         if world.champion is not None:
             self.engine.swap(world.champion.load())
         self.thread: threading.Thread | None = None
@@ -149,6 +152,15 @@ class Worker:
                 if not self.confirm(partition):
                     raise NotOwner(f"commit of {partition} refused")
 
+    def rebase(self) -> None:
+        """A slice of the background: with the budget of a round, which is one full history."""
+        self.engine.rebase(budget_s=1.0)
+
+    def rebase_all(self) -> None:
+        """All of it."""
+        while self.engine.rebasing:
+            self.rebase()
+
     def confirm(self, partition: int) -> bool:
         """Commit with our generation."""
         self.reach()
@@ -179,13 +191,13 @@ class Worker:
                 if plan.killed_on_thaw:
                     raise Killed
 
-    def freeze_in(self, steps: int, limit: int, *, only_states: bool = False) -> bool:
-        """Start to work and freeze after `steps` steps. False when the work was over before."""
+    def freeze_in(self, steps: int, work: Callable[[], None], *, only_states: bool = False) -> bool:
+        """Start to `work` and freeze after `steps` steps. False when the work was over before."""
         self.plan = Plan(freeze_after=steps, only_states=only_states)
 
         def run() -> None:
             try:
-                self.work(limit)
+                work()
             except BaseException as outcome:
                 self.outcome = outcome
             finally:
