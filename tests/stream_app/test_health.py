@@ -62,7 +62,7 @@ def test_every_step_of_a_round_or_a_recovery_is_progress(watched: Watched):
     assert watched.health.stuck() == []
     watched.engine.stopwatch.stage, watched.engine.stopwatch.since = Stage.RECOVER, 0.0
     assert len(watched.health.stuck()) == 1
-    watched.engine._table.replayed_at = 990.0
+    watched.engine._table._progress.progressed_at = 990.0
     assert watched.health.stuck() == []
 
 
