@@ -5,13 +5,14 @@ CPU time, not the clock: other work on the machine disturbs it less. The referen
 
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from ops.bench.findings import Findings, table
 from stream_app.ranking import Ranker, make_ranker
 
 _WIDTH: Final = 64
@@ -42,6 +43,30 @@ class Measured(NamedTuple):
     def ratio(self) -> float:
         """How much less a list costs than the reference's."""
         return self.reference_us / self.list_us
+
+
+def bench(catalogues: Sequence[int], runs: int) -> Findings:
+    """Measure each catalogue; of several runs the least CPU time counts."""
+    found = [measure(items, runs) for items in catalogues]
+    rows = [["items", "us of CPU a list", "one alone", "MatMul + TopK", "ratio", "MiB", "wrong lists"]]
+    rows += [
+        [
+            f"{one.items:,}",
+            f"{one.list_us:,.1f}",
+            f"{one.single_us:,.0f}",
+            f"{one.reference_us:,.1f}",
+            f"{one.ratio:.2f}",
+            f"{one.bytes / 2**20:,.0f}",
+            f"{one.wrong} of {one.compared}",
+        ]
+        for one in found
+    ]
+    return Findings(
+        table(rows),
+        {"catalogues": [{**one._asdict(), "ratio": round(one.ratio, 3)} for one in found]},
+        {f"catalogue_{one.items}": one.ratio for one in found},
+        "LISTS ARE WRONG" if any(one.wrong for one in found) else "",
+    )
 
 
 def measure(items: int, runs: int) -> Measured:

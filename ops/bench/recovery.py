@@ -6,6 +6,7 @@ Each side runs in a process of its own, so that its CPU time and memory are its 
 import multiprocessing
 import resource
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from ops.bench.findings import Findings, spread, table
 from ops.kafka import LocalKafka
 from ops.publisher import Publisher
 from ops.topics import admin, create
@@ -61,6 +63,37 @@ class Recovery(NamedTuple):
     """a consumer that takes all partitions and looks at nothing"""
     write: list[Side]
     """a store for each partition, filled one after the other, durable at the end"""
+
+
+def bench(users: int, partitions: int, runs: int) -> Findings:
+    """Measure and compare the sides; see `measure`."""
+    found = measure(users, partitions, runs)
+    sides = {"worker": found.worker, "bare read": found.read, "bare write": found.write}
+    medians = {name: statistics.median(one.states_per_s for one in of_side) for name, of_side in sides.items()}
+    state_mb = found.bytes / found.states / 1e6
+    rows = [["", "states/s", "MB/s", "s of CPU", "MiB at most", "states/s"]]
+    rows += [
+        [
+            name,
+            f"{medians[name]:,.0f}",
+            f"{medians[name] * state_mb:,.0f}",
+            f"{statistics.median(one.cpu_s for one in of_side):.1f}",
+            f"{max(one.peak_mib for one in of_side):,}",
+            spread([one.states_per_s for one in of_side]),
+        ]
+        for name, of_side in sides.items()
+    ]
+    ratio = medians["worker"] / medians["bare read"]
+    return Findings(
+        f"{table(rows)}\n{found.states:,} states, {found.bytes / 1e6:,.0f} MB",
+        {
+            "states": found.states,
+            "bytes": found.bytes,
+            **{name.replace(" ", "_"): [one._asdict() for one in of_side] for name, of_side in sides.items()},
+            "ratio_to_read": round(ratio, 3),
+        },
+        {"recovery_to_read": ratio},
+    )
 
 
 def measure(users: int, partitions: int, runs: int) -> Recovery:
