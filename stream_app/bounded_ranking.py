@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.bounds import GroupBounds, Seen
+from stream_app.tournament import reached_by
 
 _CHUNK_LISTS: Final = 128
 _SCORED_BYTES: Final = 1 << 19
@@ -85,7 +86,7 @@ class BoundedRanker:
         bias, best_bias = self._served
         bounds = self._bounds_buffer()[: len(queries)]
         self._bounds.compute(queries, best_bias, seen, bounds)
-        cutoffs = _cutoffs(bounds, 2 * scores.shape[1] + 4)
+        cutoffs = reached_by(bounds, 2 * scores.shape[1] + 4)
         rows[...], scores[...] = self._best_above(cutoffs, bounds, queries, bias, seen, scores.shape[1])
         reached = np.nextafter(scores[:, -1], np.float32(-np.inf))  # a bound below it belongs to a lower score
         for index in np.flatnonzero(reached < cutoffs).tolist():
@@ -140,24 +141,6 @@ def _alike(embedding: NDArray[np.float32], bias: NDArray[np.float32]) -> NDArray
     strip = np.empty(n, np.int32)
     strip[np.argsort(np.linalg.norm(embedding, axis=1))] = np.arange(n) * _NORM_STRIPS // n
     return np.lexsort((bias, strip)).astype(np.int32)
-
-
-def _cutoffs(bounds: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """For each list a value that `count` or a few more of its `bounds` [E, C] reach; -inf where there are too few.
-
-    Bound r·columns + c plays in column c of a tournament. The maxima of its columns are bounds of different groups, so
-    at least `count` bounds reach the `count` best maximum.
-    """
-    lists, groups = bounds.shape
-    columns = 1 << max(round(math.log2(16 * groups) / 2), (8 * count).bit_length())
-    rounds = groups // columns
-    maxima = (
-        bounds[:, groups - rounds * columns :].reshape(lists, rounds, columns).max(axis=1) if rounds > 1 else bounds
-    )
-    if maxima.shape[1] <= count:
-        return np.full(lists, -np.inf, np.float32)
-    cutoffs: NDArray[np.float32] = np.partition(maxima, -count, axis=1)[:, -count]
-    return cutoffs
 
 
 def _best(

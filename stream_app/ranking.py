@@ -1,9 +1,8 @@
 """Exact top-k lists over a catalogue.
 
-Shape letters: E lists wanted, N items, D model width, K list length, C columns and R rounds of the tournament.
+Shape letters: E lists wanted, N items, D model width, K list length.
 """
 
-import math
 import threading
 from typing import Final, Protocol
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.bounded_ranking import BoundedRanker
+from stream_app.tournament import best
 
 _CHUNK_SCORES: Final = 1 << 18
 """scores computed at a time: 1 MiB of float32, which stays in a core's cache"""
@@ -57,15 +57,9 @@ class PlainRanker:
     def __init__(self, embedding: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
         """Take the catalogue: `embedding` [N, D] and `bias` [N]."""
         self._embedding = embedding
-        n, width = embedding.shape
-        self._columns = 1 << round(math.log2(16 * n) / 2)
-        padded = -(-n // self._columns) * self._columns
-        self._bias = np.full(padded, -np.inf, np.float32)
-        self._bias[:n] = bias
+        self._bias = bias
         # the bias is the last row, and every query gets a last element of one: no pass of its own to add it
-        self._weights = np.zeros((width + 1, padded), np.float32)
-        self._weights[:width, :n] = embedding.T
-        self._weights[width] = self._bias
+        self._weights = np.ascontiguousarray(np.concatenate((embedding.T, bias[None])))
         # kept from call to call: fresh memory of this size costs more in page faults than the arithmetic
         self._scratch = threading.local()
 
@@ -92,10 +86,11 @@ class PlainRanker:
         seen_ends = np.concatenate(([0], np.cumsum(seen_lengths)))
         for start in range(0, total, chunk):
             end = min(start + chunk, total)
-            all_scores = np.matmul(extended[start:end], self._weights, out=scratch[: end - start])
+            with np.errstate(invalid="ignore"):  # of a bias of -inf times the zeros that fill a register
+                all_scores = np.matmul(extended[start:end], self._weights, out=scratch[: end - start])
             lists = np.repeat(np.arange(0, (end - start) * width, width), seen_lengths[start:end])
             all_scores.reshape(-1)[lists + seen[seen_ends[start] : seen_ends[end]]] = -np.inf
-            rows[start:end], scores[start:end] = _top(all_scores, self._columns, k)
+            rows[start:end], scores[start:end] = best(all_scores, k)
         return rows, scores
 
     def _scores(self) -> NDArray[np.float32]:
@@ -105,32 +100,3 @@ class PlainRanker:
             self._scratch.scores = np.empty((max(1, _CHUNK_SCORES // width), width), np.float32)
         scores: NDArray[np.float32] = self._scratch.scores
         return scores
-
-
-def _top(scores: NDArray[np.float32], columns: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Exact top-k of each row of `scores` [E, R·C] by a tournament.
-
-    Item r·C + c plays in column c. An item of the top k is beaten by fewer than k items, so its column's maximum is
-    beaten by fewer than k columns' maxima: the k best columns hold the whole top k.
-    """
-    lists = len(scores)
-    rounds = scores.shape[1] // columns
-    if k < columns and rounds > 1:
-        maxima = scores.reshape(lists, rounds, columns).max(axis=1)
-        best_columns = np.argpartition(maxima, columns - k, axis=1)[:, columns - k :]
-        candidates = (best_columns[:, None, :] + np.arange(rounds)[:, None] * columns).reshape(lists, rounds * k)
-        candidate_scores = np.take_along_axis(scores, candidates, axis=1)
-    else:
-        candidates = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-        candidate_scores = scores
-    kept = min(k, candidate_scores.shape[1])
-    best = np.argpartition(candidate_scores, -kept, axis=1)[:, -kept:]
-    rows = np.take_along_axis(candidates, best, axis=1)
-    values = np.take_along_axis(candidate_scores, best, axis=1)
-    order = np.lexsort((rows, -values), axis=1)
-    rows = np.take_along_axis(rows, order, axis=1).astype(np.int32)
-    values = np.take_along_axis(values, order, axis=1)
-    if kept < k:
-        pad = ((0, 0), (0, k - kept))
-        rows, values = np.pad(rows, pad), np.pad(values, pad, constant_values=-np.inf)
-    return rows, values
