@@ -3,7 +3,7 @@
 Shape letters: B batch, N items, D model width, S state floats, P probes, L probe length, K list length.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -43,8 +43,8 @@ class Model:
         self.state_floats = manifest.state
         self.width = manifest.width
         self.item_ids = catalogue.item_ids
-        self.item_heads = [encode_item_head(item_id) for item_id in catalogue.item_ids]
-        self._bias = catalogue.bias
+        self.item_heads = _ItemHeads(catalogue.item_ids)
+        self._bias = catalogue.bias.copy()  # a view would keep the whole file in memory
         self._session = _session(step)
         _check_shapes(self._session, manifest, catalogue)
         self._order = np.argsort(catalogue.hashes).astype(np.int32)
@@ -78,6 +78,17 @@ class Model:
         """From now on these items are never ranked; all others are."""
         rows = self.rows(np.fromiter(item_hashes, np.uint64, len(item_hashes)))
         self._ranker.set_unavailable(rows[rows != UNKNOWN])
+
+
+class _ItemHeads(dict[int, bytes]):
+    """The encoded heads of the items that were ever listed, by row."""
+
+    def __init__(self, item_ids: Sequence[str]) -> None:
+        self._item_ids = item_ids
+
+    def __missing__(self, row: int) -> bytes:
+        head = self[row] = encode_item_head(self._item_ids[row])
+        return head
 
 
 def load_model(manifest: Manifest, files: Mapping[str, bytes]) -> Model:

@@ -144,7 +144,7 @@ def test_files_cannot_change():
 def test_catalogue_round_trip():
     catalogue = build_catalogue(EMBEDDING, BIAS, IDS)
     decoded = decode_catalogue(*encode_catalogue(catalogue))
-    assert decoded.item_ids == IDS
+    assert list(decoded.item_ids) == IDS
     for array in ("embedding", "bias", "hashes"):
         np.testing.assert_array_equal(getattr(decoded, array), getattr(catalogue, array), strict=True)
 

@@ -63,7 +63,7 @@ def load_incumbent(store: ArtefactStore, manifest: Manifest) -> Incumbent | None
     """The model of this manifest, its files verified; None, and a line in the log, if it cannot be loaded."""
     try:
         files = store.read(manifest)
-        item_ids = decode_catalogue(files[CATALOGUE], files[ITEMS]).item_ids
+        item_ids = list(decode_catalogue(files[CATALOGUE], files[ITEMS]).item_ids)
         return Incumbent(manifest.version, load(manifest, files), item_ids)
     except Exception as error:  # the file systems' packages and the formats' raise exceptions of their own
         _log.warning(

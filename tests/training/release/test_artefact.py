@@ -34,7 +34,7 @@ def test_an_artefact_is_read_back_whole(artefact: Artefact, tmp_path: Path) -> N
     assert manifest == artefact.manifest
     files = store.read(manifest)
     catalogue = decode_catalogue(files[CATALOGUE], files[ITEMS])
-    assert catalogue.item_ids == ITEM_IDS
+    assert list(catalogue.item_ids) == ITEM_IDS
     np.testing.assert_array_equal(catalogue.embedding, model.embedding.weight.detach().numpy())
     np.testing.assert_array_equal(catalogue.bias, model.bias.detach().numpy())
 
