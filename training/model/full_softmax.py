@@ -3,7 +3,7 @@
 The logits of T positions over N items are the largest array of a step by far. They are made for a few positions and
 items at a time and turned into the gradients at once: memory does not grow with T, and an item's and a position's share
 of the work is three products of matrices (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018,
-has the running maximum).
+has the running maximum). The compiled kernel does all three while the exponentials are in the cache.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,10 @@ from training.model import kernels
 HELD = 2**25
 POSITIONS_MIN, POSITIONS_MAX = 128, 512
 """Probabilities that are held at a time on a CPU, and of how many positions: fewer would read the items too often."""
+KERNEL_POSITIONS = 192
+"""The most that the kernel holds: what it has made lies in a core's cache when it is needed again."""
+KERNEL_ROWS, KERNEL_ITEMS, KERNEL_WIDTH = 6, 192, 64
+"""It computes on multiples of these: as in softmax.cpp."""
 LOGITS_PER_CHUNK_CPU = 2**20
 LOGITS_PER_CHUNK_GPU = 2**27
 
@@ -71,21 +75,13 @@ def full_softmax(
     """
     if not len(target):
         raise ValueError("cross-entropy of no positions is undefined")
-    queries, items = query.to(dtype), embedding.to(dtype)
     mass = query.new_ones(len(query))  # [T], the sum of the weights of a position's targets
     for more in further:
         mass[more.positions] += more.weight
-    sums = query.new_zeros(query.shape[1] + 1, len(items))  # [D + 1, N], the last row for the bias
-    grad_query, normaliser = torch.empty_like(query), query.new_empty(len(query))
-    if query.is_cuda:  # few, large operations: a launch costs more than a visit to memory
-        held = max(LOGITS_PER_CHUNK_GPU // len(items), POSITIONS_MIN)
-    else:
-        held = min(max(HELD // len(items), POSITIONS_MIN), POSITIONS_MAX)
-    for chunk in (slice(begin, begin + held) for begin in range(0, len(query), held)):
-        grad_query[chunk], normaliser[chunk] = _chunk(queries[chunk], items, bias, mass[chunk], sums)
+    summed = _kernel if query.device.type == "cpu" and kernels.library() else _chunks
+    grad_query, normaliser, grad_embedding, grad_bias = summed(query, embedding, bias, mass, dtype)
     # What the targets themselves add stays exact: it never meets the probabilities.
     losses, share = normaliser.mul_(mass), 1 / (positions or len(query))
-    grad_embedding, grad_bias = sums[:-1].T.contiguous(), sums[-1]
     first = Targets(1.0, torch.arange(len(target), device=target.device), target)
     for factor, rows, wanted in (first, *further):
         asked, answers = query[rows], embedding[wanted]
@@ -94,6 +90,54 @@ def full_softmax(
         grad_embedding.index_add_(0, wanted, asked, alpha=-factor)
         grad_bias -= factor * torch.bincount(wanted, minlength=len(bias))
     return FullSoftmax(losses.sum() * share, *(grad.mul_(share) for grad in (grad_query, grad_embedding, grad_bias)))
+
+
+class _Expected(NamedTuple):
+    """What the probabilities w [T, N], times the positions' mass, contribute to loss and gradients, float32."""
+
+    query: Tensor
+    """w @ embedding, [T, D]"""
+    normaliser: Tensor
+    """[T], the logarithm of the softmax' denominator, without the mass"""
+    embedding: Tensor
+    """w.T @ query, [N, D]"""
+    bias: Tensor
+    """w summed over the positions, [N]"""
+
+
+def _kernel(query: Tensor, embedding: Tensor, bias: Tensor, mass: Tensor, dtype: torch.dtype) -> _Expected:
+    (positions, width), items = query.shape, len(embedding)
+    padded_items, padded_width = _padded(items, KERNEL_ITEMS), _padded(width, KERNEL_WIDTH)
+    held = min(max(HELD // padded_items, KERNEL_POSITIONS // 2), KERNEL_POSITIONS, _padded(positions, KERNEL_ROWS))
+    held = max(held // KERNEL_ROWS, 1) * KERNEL_ROWS
+    packed = torch.empty(2, padded_items * padded_width, dtype=dtype)
+    exponentials = torch.empty(held * padded_items, dtype=dtype)
+    found = _Expected(
+        torch.empty_like(query),
+        query.new_empty(positions),
+        query.new_zeros(padded_items, padded_width),
+        query.new_zeros(padded_items),
+    )
+    given = query.contiguous(), embedding.contiguous(), bias.contiguous(), mass
+    kernels.run("softmax", dtype, positions, items, width, held, *given, *packed, exponentials, *found)
+    return found._replace(embedding=found.embedding[:items, :width].contiguous(), bias=found.bias[:items])
+
+
+def _padded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _chunks(query: Tensor, embedding: Tensor, bias: Tensor, mass: Tensor, dtype: torch.dtype) -> _Expected:
+    queries, items = query.to(dtype), embedding.to(dtype)
+    sums = query.new_zeros(query.shape[1] + 1, len(items))  # [D + 1, N], the last row for the bias
+    grad_query, normaliser = torch.empty_like(query), query.new_empty(len(query))
+    if query.is_cuda:  # few, large operations: a launch costs more than a visit to memory
+        held = max(LOGITS_PER_CHUNK_GPU // len(items), POSITIONS_MIN)
+    else:
+        held = min(max(HELD // len(items), POSITIONS_MIN), POSITIONS_MAX)
+    for chunk in (slice(begin, begin + held) for begin in range(0, len(query), held)):
+        grad_query[chunk], normaliser[chunk] = _chunk(queries[chunk], items, bias, mass[chunk], sums)
+    return _Expected(grad_query, normaliser, sums[:-1].T.contiguous(), sums[-1])
 
 
 def _chunk(queries: Tensor, items: Tensor, bias: Tensor, mass: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +154,7 @@ def _chunk(queries: Tensor, items: Tensor, bias: Tensor, mass: Tensor, sums: Ten
     largest = total = None
     for tile in tiles:
         logits = queries @ items[tile].T
-        shift, weight_sum = exponentials(logits, bias[tile])
+        shift, weight_sum = _exponentials(logits, bias[tile])
         mean = (logits @ items[tile]).float()
         if total is None or largest is None:
             largest, total, expected = shift, weight_sum, mean
@@ -130,16 +174,12 @@ def _chunk(queries: Tensor, items: Tensor, bias: Tensor, mass: Tensor, sums: Ten
     return expected * (mass / total)[:, None], largest + total.log()
 
 
-def exponentials(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _exponentials(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Replace [P, N] logits by exp(logits + bias - shift).
 
     Returns:
         The shift, which is the largest logit with its bias, and the sum of what was written, both [P] float32.
     """
-    if kernels.suit(logits):
-        shift, total = torch.empty(2, len(logits)).unbind()
-        kernels.run("exponentials", logits.dtype, *logits.shape, logits, bias, shift, total)
-        return shift, total
     biased = logits + bias
     shift = biased.amax(1)
     logits.copy_(biased.sub_(shift[:, None]).exp_())

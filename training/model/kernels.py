@@ -1,7 +1,7 @@
-"""The compiled inner loops of `kernels.cpp`: built at first use, and done without where there is no compiler.
+"""The compiled inner loops of a training step: built at first use, and done without where there is no compiler.
 
 The compiler is `CXX`, or what is found of c++, g++ and clang++. A shared library lies in the user's cache directory
-under a name made of its source, the compiler and the CPU, so that a build is never used on a machine that it was not
+under a name made of its sources, the compiler and the CPU, so that a build is never used on a machine that it was not
 made for.
 """
 
@@ -20,7 +20,9 @@ import structlog
 import torch
 from torch import Tensor
 
-SOURCE: Final = Path(__file__).with_name("kernels.cpp")
+FOLDER: Final = Path(__file__).parent
+SOURCES: Final = ("layers.cpp", "softmax.cpp")
+HEADERS: Final = ("arithmetic.hpp",)
 COMPILERS: Final = ("c++", "g++", "clang++")
 OPTIONS: Final = ("-std=c++20", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 RELAXED: Final = ("-fassociative-math", "-fno-signed-zeros", "-freciprocal-math", "-ffinite-math-only")
@@ -66,7 +68,8 @@ def _built(compiler: str) -> Path:
     """The shared library, compiled now if it is not in the cache."""
     options = [*OPTIONS, *RELAXED, *([WIDE] if platform.machine() in ("x86_64", "AMD64") else [])]
     told = _output([compiler, "--version"])
-    made_of = (SOURCE.read_text(), compiler, told, " ".join(options), _cpu())
+    texts = ((FOLDER / name).read_text() for name in (*SOURCES, *HEADERS))
+    made_of = (*texts, compiler, told, " ".join(options), _cpu())
     name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:20]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrurec-stream"
     path = folder / f"kernels-{name}.so"
@@ -74,7 +77,7 @@ def _built(compiler: str) -> Path:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(f".{os.getpid()}")
-            command = [compiler, *options, str(SOURCE), "-o", str(unfinished)]
+            command = [compiler, *options, *(str(FOLDER / name) for name in SOURCES), "-o", str(unfinished)]
             try:
                 _output(command)
                 unfinished.replace(path)

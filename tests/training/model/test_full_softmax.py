@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional
 
 from training.model import full_softmax as module
+from training.model import kernels
 from training.model.full_softmax import Targets, full_softmax
 
 
@@ -19,6 +20,7 @@ def test_loss_and_gradients_are_those_of_cross_entropy_however_it_is_cut(
 ) -> None:
     monkeypatch.setattr(module, "POSITIONS_MIN", held)
     monkeypatch.setattr(module, "POSITIONS_MAX", held)
+    monkeypatch.setattr(module, "KERNEL_POSITIONS", held)
     monkeypatch.setattr(module, "LOGITS_PER_CHUNK_CPU", chunk)
     torch.manual_seed(0)
     leaves = [(5 * torch.randn(shape)).requires_grad_() for shape in ((23, 8), (13, 8), (13,))]
@@ -34,6 +36,7 @@ def test_loss_and_gradients_are_those_of_cross_entropy_however_it_is_cut(
 def test_further_targets_add_their_weighted_cross_entropies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POSITIONS_MIN", 7)
     monkeypatch.setattr(module, "POSITIONS_MAX", 7)
+    monkeypatch.setattr(module, "KERNEL_POSITIONS", 7)
     torch.manual_seed(0)
     leaves = [(5 * torch.randn(shape)).requires_grad_() for shape in ((23, 8), (13, 8), (13,))]
     query, embedding, bias = leaves
@@ -72,6 +75,38 @@ def test_bfloat16_products_stay_near_float32() -> None:
     torch.testing.assert_close(
         full_softmax(query, embedding, bias, target, torch.bfloat16), exact, atol=0.02, rtol=0.02
     )
+
+
+@pytest.mark.parametrize("width", [1, 48, 64, 100])
+@pytest.mark.parametrize("items", [191, 192, 500])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+def test_the_kernel_computes_what_pytorch_does_for_catalogues_of_any_size_and_width(
+    width: int, items: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels.library() is None:
+        pytest.skip("no C++ compiler")
+    torch.manual_seed(0)
+    query, embedding, bias = torch.randn(201, width), torch.randn(items, width) / width**0.5, torch.randn(items)
+    target = torch.randint(items, (201,))
+    found = full_softmax(query, embedding, bias, target, dtype)
+    monkeypatch.setattr("training.model.kernels.library", lambda: None)
+    expected = full_softmax(query, embedding, bias, target, torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() < tolerance * other.norm()
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+def test_logits_that_grow_over_the_catalogue_lose_nothing(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    leaves = [torch.randn(20, 8), torch.randn(1000, 8), torch.linspace(0, 200, 1000)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    query, embedding, bias = leaves
+    target = torch.randint(1000, (20,))
+    loss = functional.cross_entropy(query @ embedding.T + bias, target)
+    expected = [loss.detach(), *torch.autograd.grad(loss, leaves)]
+    for one, other in zip(full_softmax(query, embedding, bias, target, dtype), expected, strict=True):
+        assert (one - other).norm() < tolerance * other.norm()
 
 
 @pytest.mark.usefixtures("arithmetic")

@@ -51,11 +51,17 @@ def test_threads_that_ask_at_the_same_time_share_one_build(tmp_path: Path, monke
 
 @pytest.mark.usefixtures("compiler")
 def test_another_source_is_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = tmp_path / "kernels.cpp"
-    changed.write_text(kernels.SOURCE.read_text() + "\n")
-    monkeypatch.setattr(kernels, "SOURCE", changed)
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    for name in (*kernels.SOURCES, *kernels.HEADERS):
+        shutil.copy(kernels.FOLDER / name, sources)
+    monkeypatch.setattr(kernels, "FOLDER", sources)
     assert kernels.library() is not None
-    assert len(list((tmp_path / "lrurec-stream").iterdir())) == 2
+    for nth, name in enumerate((*kernels.SOURCES, *kernels.HEADERS), start=2):
+        (sources / name).write_text((sources / name).read_text() + "\n")
+        kernels.library.cache_clear()
+        assert kernels.library() is not None
+        assert len(list((tmp_path / "lrurec-stream").iterdir())) == nth
 
 
 @pytest.mark.parametrize("command", ["/no/such/compiler", "false"])

@@ -1,41 +1,15 @@
-// The inner loops of a training step on a CPU, each in one pass over memory. Matrix products are PyTorch's.
+// The layers of a training step on a CPU and its scan, each in one pass over memory. Matrix products are PyTorch's.
 //
 // Compiled at first use by training/model/kernels.py. Plain loops that a compiler turns into vector instructions; T is the
 // type of the activations, bfloat16 or float, and all arithmetic is float. Where a loop needs random bits, it takes
 // them from a hash of a seed and the element's index, so that backward sees the same ones without keeping them.
 
-#include <algorithm>
-#include <bit>
+#include "arithmetic.hpp"
+
 #include <cmath>
-#include <cstdint>
 #include <vector>
 
 namespace {
-
-struct bfloat16 { uint16_t bits; };
-
-inline float load(float x) { return x; }
-inline float load(bfloat16 x) { return std::bit_cast<float>(uint32_t(x.bits) << 16); }
-inline void store(float &to, float x) { to = x; }
-inline void store(bfloat16 &to, float x) { // to the nearest, ties to even
-    const uint32_t bits = std::bit_cast<uint32_t>(x);
-    to.bits = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-// e^x for x <= 88, relative error 2e-7; 0 below -87.
-inline float exponential(float x) {
-    const float t = std::max(x, -87.5f) * 1.44269504f;
-    const float whole = __builtin_rintf(t), rest = t - whole;
-    float p = 1.5403530e-4f;
-    p = p * rest + 1.3333558e-3f;
-    p = p * rest + 9.6181291e-3f;
-    p = p * rest + 5.5504109e-2f;
-    p = p * rest + 2.4022651e-1f;
-    p = p * rest + 6.9314718e-1f;
-    p = p * rest + 1.0f;
-    const float scale = std::bit_cast<float>((int32_t(whole) + 127) << 23);
-    return x < -87.0f ? 0.0f : p * scale;
-}
 
 // The standard normal distribution at x, and e^(-x²/2) (Abramowitz and Stegun 7.1.26, absolute error 1e-7).
 inline float normal(float x, float &density) {
@@ -67,25 +41,6 @@ struct Dropout {
     Dropout(int64_t seed, int64_t below, float scale) : seed(uint32_t(seed)), below(uint32_t(below)), scale(scale) {}
     float operator()(uint32_t index) const { return random_bits(seed, index) < below ? 0.0f : scale; }
 };
-
-// x ← e^(x + bias - shift) with the row's largest logit as shift; sum of each row as stored.
-template <class T>
-void exponentials(int64_t rows, int64_t columns, T *x, const float *bias, float *shift, float *sum) {
-    for (int64_t r = 0; r < rows; ++r) {
-        T *row = x + r * columns;
-        float largest = -3e38f;
-        for (int64_t c = 0; c < columns; ++c) largest = std::max(largest, load(row[c]) + bias[c]);
-        float total = 0;
-        for (int64_t c = 0; c < columns; ++c) {
-            T rounded;
-            store(rounded, exponential(load(row[c]) + bias[c] - largest));
-            row[c] = rounded;
-            total += load(rounded);
-        }
-        shift[r] = largest;
-        sum[r] = total;
-    }
-}
 
 // out = LayerNorm(x + dropout(y)); kept for backward: the normalised sum and 1/σ.
 template <class T, int WIDTH>
@@ -235,9 +190,6 @@ void scan_back(int64_t steps, const int64_t *offsets, int64_t units, const float
 } // namespace
 
 #define FOR_TYPE(NAME, T)                                                                                               \
-    void exponentials_##NAME(int64_t rows, int64_t columns, T *x, const float *bias, float *shift, float *sum) {       \
-        exponentials(rows, columns, x, bias, shift, sum);                                                              \
-    }                                                                                                                  \
     void residual_norm_##NAME(int64_t rows, int64_t width, const float *x, const T *y, const float *weight,            \
                               const float *bias, float epsilon, int64_t seed, int64_t below, float scale,              \
                               float *normalised, float *inverse, float *out) {                                         \
