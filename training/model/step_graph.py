@@ -56,12 +56,12 @@ def export_step(model: LRURec) -> bytes:
             verbose=False,
         )
     assert program is not None
-    graph = _without_metadata(program.model_proto)
+    graph = without_metadata(program.model_proto)
     check_step(graph, model)
     return graph
 
 
-def _without_metadata(proto: onnx.ModelProto) -> bytes:
+def without_metadata(proto: onnx.ModelProto) -> bytes:
     """Drop the stack traces that the exporter notes on every node: a tenth of the file, full of local paths."""
     del proto.metadata_props[:]
     graph = proto.graph
