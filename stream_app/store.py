@@ -131,6 +131,11 @@ class Store:
             self._db.set_options({"disable_auto_compactions": "false"})
             self._deferred = False
 
+    def compact(self) -> None:
+        """Merge everything into one level: what a store comes to when it is left alone for long."""
+        self.flush()
+        self._db.compact_range(None, None)
+
     @property
     def identity(self) -> bytes | None:
         """What the store says it belongs to; None for a new one."""

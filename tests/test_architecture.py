@@ -16,6 +16,8 @@ FORBIDDEN = {
     "training": {"faust", "mode", "aiokafka", "rocksdict", "stream_app", "ops"},
     "ops": {"torch"},
 }
+STOCK = "ops/bench/stock.py"
+"""What one would write first, as a process of its own that no module imports: the reference of a benchmark."""
 FAUST = {"faust", "mode", "aiokafka"}
 KNOW_FAUST = {"batch_transport.py", "host.py", "__main__.py"}
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "telnetlib", "xmlrpc"}
@@ -51,10 +53,27 @@ def imported(source: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
+def modules_named(source: Path) -> set[str]:
+    """What a source imports, as full names: of `from a import b` both `a` and `a.b`."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_package_imports_what_it_must_not(package: str):
     found = {str(s.relative_to(ROOT)): sorted(FORBIDDEN[package] & set(imported(s))) for s in sources(package)}
+    assert found.pop(STOCK, ["torch"]) == ["torch"]
     assert {source: names for source, names in found.items() if names} == {}
+
+
+def test_no_module_imports_the_stock_reference():
+    naming = [s for package in PACKAGES for s in sources(package) if "ops.bench.stock" in modules_named(s)]
+    assert naming == []
 
 
 def test_faust_is_known_to_few_files_of_the_worker():

@@ -16,7 +16,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from ops.bench.findings import Findings, table
-from ops.bench.rig import announce, keep_model, running, visits
+from ops.bench.rig import USERS, announce, keep_model, running, visits
 from ops.program import Program, ProgramFailed
 from ops.publisher import Publisher
 from schemas import event, recommendation
@@ -39,6 +39,8 @@ _START_S: Final = 0.1
 
 EventId = Callable[[bytes], str | None]
 """reads the id of the event out of what came for it"""
+_OF_A_MODEL: Final = b"\xa5cause\xa5model"
+"""in an encoded list that no event asked for"""
 
 
 class Percentiles(NamedTuple):
@@ -69,6 +71,14 @@ class Produced(NamedTuple):
     """when event 0 was due, in monotonic seconds, which all processes share"""
     late_s: float
     """the most that an event was handed to the client after it was due"""
+
+
+class Driven(NamedTuple):
+    """A run, the events that warm it up included."""
+
+    latencies_ms: list[float]
+    """of each event, in order"""
+    produced: Produced
 
 
 class Side(NamedTuple):
@@ -109,7 +119,7 @@ def measure(
     """The medians of the worker and of the pass-through at each rate, and the most that an event was produced late."""
     with running() as rig, ExitStack() as programs:
         announce(rig.settings, keep_model(rig.settings))
-        ours = Side(rig.app("latency", interactions="latency-interactions"), _of_list)
+        ours = Side(rig.app("latency", interactions="latency-interactions"), of_list)
         bare = Side(rig.app("bare", interactions="bare-interactions"), _of_event)
         for settings, module, arguments, ready in (
             (ours.settings, "stream_app", rig.worker_arguments(), "owns partitions"),
@@ -126,31 +136,32 @@ def measure(
             for _ in range(runs):
                 for name, side in sides.items():
                     number += 1
-                    latencies_ms, late = drive(side, rate, seconds, number)
-                    percentiles[name].append(Percentiles.of(latencies_ms[round(WARM_S * rate) :]))
-                    late_s = max(late_s, late)
+                    run = drive(side, rate, WARM_S + seconds, number)
+                    percentiles[name].append(Percentiles.of(run.latencies_ms[round(WARM_S * rate) :]))
+                    late_s = max(late_s, run.produced.late_s)
             found[rate] = Percentiles.median(percentiles["ours"]), Percentiles.median(percentiles["bare"])
         return found, late_s
 
 
-def drive(side: Side, rate: int, seconds: float, number: int) -> tuple[list[float], float]:
-    """Send traffic for `seconds` after the warm-up; latency of each event by its number, and the most lateness in s.
+def drive(side: Side, rate: int, seconds: float, number: int, users: int = USERS) -> Driven:
+    """Send traffic and wait for its answers.
 
     Args:
         side: whose answers are awaited.
         rate: events per second.
-        seconds: that count.
+        seconds: of traffic.
         number: of this run, unlike that of any other.
+        users: that the events are of.
 
     Raises:
         ProgramFailed: something did not come.
     """
-    count, consumer = round((WARM_S + seconds) * rate), Consumer(consumer_config(side.settings))
+    count, consumer = round(seconds * rate), Consumer(consumer_config(side.settings))
     ends = end_offsets(side.settings, side.settings.recommendations)
     try:
         consumer.assign([TopicPartition(side.settings.recommendations, *end) for end in ends.items()])
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            producing = pool.submit(send_when_due, side.settings, rate, count, number)
+            producing = pool.submit(send_when_due, side.settings, rate, count, number, users)
             received: list[tuple[float, bytes]] = []
             deadline = None
             while len(received) < count:
@@ -166,18 +177,19 @@ def drive(side: Side, rate: int, seconds: float, number: int) -> tuple[list[floa
                 for message in messages:
                     if (error := message.error()) is not None:
                         raise KafkaException(error)
-                    received.append((now_s, message.value() or b""))
+                    if _OF_A_MODEL not in (value := message.value() or b""):
+                        received.append((now_s, value))
             produced: Produced = producing.result()
     finally:
         consumer.close()
-    return latencies_ms(received, side.event_id, rate, count, number, produced.began_s), produced.late_s
+    return Driven(latencies_ms(received, side.event_id, rate, count, number, produced.began_s), produced)
 
 
-def send_when_due(settings: Settings, rate: int, count: int, number: int) -> Produced:
+def send_when_due(settings: Settings, rate: int, count: int, number: int, users: int) -> Produced:
     """Send `count` events, each when it is due, and wait for their acknowledgement."""
     values = [
         (user, event.encode(Event(user, item, int(time.time() * 1000), event_id=f"{number}-{nth}")))
-        for nth, (user, item) in enumerate(visits(count, seed=number))
+        for nth, (user, item) in enumerate(visits(count, users, seed=number))
     ]
     late_s = 0.0
     with Publisher(settings) as publisher:
@@ -209,7 +221,8 @@ def latencies_ms(
     return [1000 * (first[one] - began_s - nth / rate) for nth, one in enumerate(ids)]
 
 
-def _of_list(value: bytes) -> str | None:
+def of_list(value: bytes) -> str | None:
+    """The id of the event that a list answers."""
     return recommendation.decode(value).event_id
 
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from numpy.typing import NDArray
 
 from ops.bench.findings import Findings, spread, table
 from ops.kafka import LocalKafka
@@ -38,6 +39,8 @@ _QUERY_FLOATS: Final = 64
 _ROUND: Final = 300
 """users of a partition in one round: their last offsets are in no order"""
 _BLOCK: Final = 3_000
+_SPAN_S: Final = 86_400
+"""in which the events were"""
 _READ: Final = 1_000
 _TIMEOUT_S: Final = 120.0
 
@@ -130,7 +133,21 @@ def measure(users: int, partitions: int, runs: int) -> Recovery:
         return result
 
 
-def fill(settings: WorkerSettings, users: int) -> int:
+class Origin(NamedTuple):
+    """What filled states come from."""
+
+    version: int = 1
+    """of the model"""
+    last_offset: int | None = None
+    """of the last event; a different one for each user if omitted"""
+    hashes: NDArray[np.uint64] | None = None
+    """u64[N], of the items in the histories; any if omitted"""
+
+
+ANY: Final = Origin()
+
+
+def fill(settings: WorkerSettings, users: int, origin: Origin = ANY) -> int:
     """Put a state of 50 events of each user on the changelog, as workers leave it; bytes of keys and values."""
     broker, size = KafkaBroker(settings), 0
     identity = TableIdentity.of(broker.identity(), settings.history_length)
@@ -138,24 +155,27 @@ def fill(settings: WorkerSettings, users: int) -> int:
     broker.send(dict.fromkeys(range(settings.partitions), own))
     with Publisher(settings, linger_ms=20) as publisher:
         for first in range(0, users, _BLOCK):
-            for user, value in enumerate(_records(first, min(_BLOCK, users - first)), first):
+            for user, value in enumerate(_records(first, min(_BLOCK, users - first), origin), first):
                 key = f"user-{user}"
                 publisher.send(settings.changelog, key, value)
                 size += len(key) + len(value)
     return size
 
 
-def _records(first: int, count: int) -> list[bytes]:
+def _records(first: int, count: int, origin: Origin) -> list[bytes]:
     random = np.random.default_rng(first)
     floats = random.standard_normal((count, _STATE_FLOATS + _QUERY_FLOATS), np.float32)
     hashes = random.integers(0, 1 << 63, (count, _EVENTS + RECENT_EVENT_IDS), np.uint64)
-    times = np.sort(random.integers(1_700_000_000, 1_710_000_000, (count, _EVENTS), np.uint32), axis=1)
+    if origin.hashes is not None:
+        hashes[:, :_EVENTS] = random.choice(origin.hashes, (count, _EVENTS))
+    now_s = int(time.time())
+    times = np.sort(random.integers(now_s - _SPAN_S, now_s, (count, _EVENTS), np.uint32), axis=1)
     offsets = np.concatenate([at + random.permutation(_ROUND) for at in range(first, first + count, _ROUND)])
     return [
         state.encode(
             StateRecord(
-                model_version=1,
-                last_offset=_EVENTS * int(offsets[one]),
+                model_version=origin.version,
+                last_offset=_EVENTS * int(offsets[one]) if origin.last_offset is None else origin.last_offset,
                 last_time_ms=1000 * int(times[one, -1]),
                 events=_EVENTS,
                 items=hashes[one, :_EVENTS].tobytes(),
@@ -204,7 +224,7 @@ def _read(settings: WorkerSettings, states: int) -> None:
 
 
 def _write(settings: WorkerSettings, states: int) -> None:
-    values = _records(0, _BLOCK)
+    values = _records(0, _BLOCK, ANY)
     for partition in range(settings.partitions):
         store = Store(settings.data_dir / str(partition))
         store.defer_compaction()
