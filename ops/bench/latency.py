@@ -143,7 +143,9 @@ def measure(
         return found, late_s
 
 
-def drive(side: Side, rate: int, seconds: float, number: int, users: int = USERS) -> Driven:
+def drive(
+    side: Side, rate: int, seconds: float, number: int, users: int = USERS, begun: Callable[[], None] | None = None
+) -> Driven:
     """Send traffic and wait for its answers.
 
     Args:
@@ -152,6 +154,7 @@ def drive(side: Side, rate: int, seconds: float, number: int, users: int = USERS
         seconds: of traffic.
         number: of this run, unlike that of any other.
         users: that the events are of.
+        begun: called at the first answer; it must return at once.
 
     Raises:
         ProgramFailed: something did not come.
@@ -174,6 +177,8 @@ def drive(side: Side, rate: int, seconds: float, number: int, users: int = USERS
                     continue
                 messages = [first, *consumer.consume(_BATCH, 0)]
                 now_s = time.monotonic()
+                if begun is not None and not received:
+                    begun()
                 for message in messages:
                     if (error := message.error()) is not None:
                         raise KafkaException(error)

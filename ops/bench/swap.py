@@ -44,7 +44,7 @@ class Swap(NamedTuple):
     after: Percentiles
     """once all users had moved"""
     moved: int
-    """lists with the cause `model`"""
+    """lists with the cause `model`: of users who had no event meanwhile"""
     moved_s: float
     """from the announcement to the last of them"""
 
@@ -61,7 +61,8 @@ def bench(users: int, rate: int, seconds: float, runs: int) -> Findings:
     return Findings(
         f"{table(rows)}\n"
         f"p99 during the swap {1 / ratio:.1f} times that before\n"
-        f"{found.moved:,} users had lists of the new model after {found.moved_s:.1f} s, {per_s:,.0f} users/s\n"
+        f"{found.moved:,} users without an event had lists of the new model after {found.moved_s:.1f} s, "
+        f"{per_s:,.0f} users/s\n"
         f"worker start to first list, {users:,} users: cold {cold_s:.1f} s, warm {warm_s:.1f} s",
         {
             "users": users,
@@ -114,16 +115,13 @@ def measure(users: int, rate: int, seconds: float, runs: int) -> Swap:
 
             side = Side(settings, of_list)
             timer = threading.Timer(WARM_S + seconds, swap)
-            timer.start()
-            try:
-                run = drive(side, rate, WARM_S + 2 * seconds, 1, users)
-            finally:
-                timer.join()
+            run = drive(side, rate, WARM_S + 2 * seconds, 1, users, timer.start)
+            timer.join()
             at_s, at_unix_s = announced[0]
             due_before = round((at_s - run.produced.began_s) * rate)
             before, during = run.latencies_ms[round(WARM_S * rate) : due_before], run.latencies_ms[due_before:]
             if not (before and during):
-                raise ProgramFailed("the traffic began too late: try more seconds")
+                raise ProgramFailed("the lists came too late to tell before from during: try a lower rate")
             worker.await_lines(moves + 1, _MOVED_S, event=_MOVED)
             after = drive(side, rate, WARM_S + seconds, 2, users).latencies_ms[round(WARM_S * rate) :]
         moved, last_unix_s = _moved(settings)
