@@ -99,9 +99,10 @@ def _step(
     current = states[chunk]
     for step in range(steps[0] if len(steps) else 0):
         active = int(np.searchsorted(-steps, -step))  # those with more than `step` steps come first
-        current[:active], stepped = model.step(current[:active], known_rows[first[:active] + step])
+        states[chunk[active : len(current)]] = current[active:]
+        current, stepped = model.step(current[:active], known_rows[first[:active] + step])
         queries[slots[:active] + step + 1] = stepped
-    states[chunk] = current
+    states[chunk[: len(current)]] = current
 
 
 def _matrix(rows: Sequence[bytes], width: int) -> NDArray[np.float32]:
