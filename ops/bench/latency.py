@@ -5,6 +5,7 @@ a stall shows in every event that it delayed (no coordinated omission). The prod
 """
 
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +35,10 @@ _POLL_S: Final = 0.1
 _LAST_S: Final = 60.0
 """how long the last list may take"""
 _READY_S: Final = 60.0
-_START_S: Final = 0.1
-"""between the producer's readiness and the first event"""
+_START_S: Final = 1.0
+"""in which the producer connects"""
+_ENCODED_S: Final = 2e-5
+"""in which it makes an event"""
 
 EventId = Callable[[bytes], str | None]
 """reads the id of the event out of what came for it"""
@@ -144,7 +147,7 @@ def measure(
 
 
 def drive(
-    side: Side, rate: int, seconds: float, number: int, users: int = USERS, begun: Callable[[], None] | None = None
+    side: Side, rate: int, seconds: float, number: int, users: int = USERS, begun: Callable[[float], None] | None = None
 ) -> Driven:
     """Send traffic and wait for its answers.
 
@@ -154,7 +157,7 @@ def drive(
         seconds: of traffic.
         number: of this run, unlike that of any other.
         users: that the events are of.
-        begun: called at the first answer; it must return at once.
+        begun: called when event 0 is not due yet, with the monotonic seconds at which it will be.
 
     Raises:
         ProgramFailed: something did not come.
@@ -164,7 +167,11 @@ def drive(
     try:
         consumer.assign([TopicPartition(side.settings.recommendations, *end) for end in ends.items()])
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            producing = pool.submit(send_when_due, side.settings, rate, count, number, users)
+            pool.submit(os.getpid).result()  # it takes seconds to start on a busy machine
+            began_s = time.monotonic() + _START_S + count * _ENCODED_S
+            producing = pool.submit(send_when_due, side.settings, rate, count, number, users, began_s)
+            if begun is not None:
+                begun(began_s)
             received: list[tuple[float, bytes]] = []
             deadline = None
             while len(received) < count:
@@ -177,8 +184,6 @@ def drive(
                     continue
                 messages = [first, *consumer.consume(_BATCH, 0)]
                 now_s = time.monotonic()
-                if begun is not None and not received:
-                    begun()
                 for message in messages:
                     if (error := message.error()) is not None:
                         raise KafkaException(error)
@@ -190,16 +195,15 @@ def drive(
     return Driven(latencies_ms(received, side.event_id, rate, count, number, produced.began_s), produced)
 
 
-def send_when_due(settings: Settings, rate: int, count: int, number: int, users: int) -> Produced:
-    """Send `count` events, each when it is due, and wait for their acknowledgement."""
+def send_when_due(settings: Settings, rate: int, count: int, number: int, users: int, began_s: float) -> Produced:
+    """Send `count` events, event i when it is due, i / rate after `began_s`, and wait for their acknowledgement."""
     values = [
         (user, event.encode(Event(user, item, int(time.time() * 1000), event_id=f"{number}-{nth}")))
         for nth, (user, item) in enumerate(visits(count, users, seed=number))
     ]
     late_s = 0.0
     with Publisher(settings) as publisher:
-        publisher.poll(_START_S)
-        began_s = time.monotonic() + _START_S
+        publisher.poll(0)
         for nth, (user, value) in enumerate(values):
             due_s = began_s + nth / rate
             while (wait_s := due_s - time.monotonic()) > 0:

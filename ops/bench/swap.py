@@ -113,15 +113,16 @@ def measure(users: int, rate: int, seconds: float, runs: int) -> Swap:
                 announced.append((time.monotonic(), time.time()))
                 announce(settings, second)
 
+            def swap_later(began_s: float) -> None:
+                threading.Timer(began_s + WARM_S + seconds - time.monotonic(), swap).start()
+
             side = Side(settings, of_list)
-            timer = threading.Timer(WARM_S + seconds, swap)
-            run = drive(side, rate, WARM_S + 2 * seconds, 1, users, timer.start)
-            timer.join()
+            run = drive(side, rate, WARM_S + 2 * seconds, 1, users, swap_later)
             at_s, at_unix_s = announced[0]
             due_before = round((at_s - run.produced.began_s) * rate)
             before, during = run.latencies_ms[round(WARM_S * rate) : due_before], run.latencies_ms[due_before:]
             if not (before and during):
-                raise ProgramFailed("the lists came too late to tell before from during: try a lower rate")
+                raise ProgramFailed("the model was announced before or after all events that count: try more seconds")
             worker.await_lines(moves + 1, _MOVED_S, event=_MOVED)
             after = drive(side, rate, WARM_S + seconds, 2, users).latencies_ms[round(WARM_S * rate) :]
         moved, last_unix_s = _moved(settings)
