@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +43,10 @@ class World:
     def working(self, events: int = EVENTS, **own: Any) -> Iterator[WorkerProcess]:
         """A worker that has done some events more, and that must be ended within."""
         send_events(self.settings, events)
+        began = time.monotonic()
         with WorkerProcess(self.settings, self.directory, data_dir=self.data_dir, **own) as worker:
             wait_until(lambda: is_caught_up(self.settings), "everything committed")
+            print(f"from the start until everything was committed: {time.monotonic() - began:.1f} s")
             yield worker
 
     def work(self, events: int = EVENTS, **own: Any) -> None:
@@ -62,19 +65,30 @@ class World:
         return line.removeprefix("python -m stream_app: ")
 
     def obey(self, refusal: str) -> None:
-        """Run the command that a refusal names."""
-        command = re.search(r"`((rm|python) [^`]*)`", refusal)
-        assert command, refusal
-        program, *arguments = shlex.split(command[1])
+        """Run the commands that a refusal names, one after the other, until one does it."""
+        commands = re.findall(r"`((?:rm|python) [^`]*)`", refusal)
+        assert commands, refusal
+        failures = []
+        for command in commands:
+            if not (failure := self._fails(shlex.split(command))):
+                return
+            failures.append(failure)
+        raise AssertionError(f"nothing that is named helps: {refusal}: {failures}")
+
+    def _fails(self, command: list[str]) -> str:
+        """Why a command fails; empty if it does not."""
+        program, *arguments = command
         if program == "rm":
             shutil.rmtree(arguments[-1])
-            return
+            return ""
         if arguments[2] in ("rebuild", "reset"):
             self.part()
-            arguments += [f"--data-dir={self.data_dir}", "--yes"]
+            arguments.append(f"--data-dir={self.data_dir}")
+        if arguments[2] == "reset":
+            arguments.append("--yes")
         environment = os.environ | self.settings.environment()
         ran = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stderr
+        return ran.stderr if ran.returncode else ""
 
     def part(self) -> None:
         """Let the group forget its member at once, not when the session is over."""
