@@ -63,7 +63,7 @@ class Rebuild(Report):
             KafkaException: the cluster cannot be reached.
         """
         logs.configure("INFO")  # how far it is
-        with admin(self) as client:
+        with admin(self, "rebuild") as client:
             require(client, self.interactions)
             check(client, [topic for topic in topics(self) if topic.name != self.changelog])
         began = time.monotonic()

@@ -29,6 +29,7 @@ PROCESSES: Final = {
     "dlq": "`python -m ops dlq`",
     "forget": "`python -m ops forget`",
     "reset": "`python -m ops reset`",
+    "rebuild": "`python -m ops rebuild --from store`, `changelog` or `log`",
 }
 """what runs as each process"""
 
@@ -93,6 +94,15 @@ def access(settings: Settings, process: str) -> tuple[Access, ...]:
                 *(Access("topic", name, ("DESCRIBE", "DESCRIBE_CONFIGS")) for name in checked),
                 Access("topic", s.changelog, ("CREATE", "DELETE", "DESCRIBE", "DESCRIBE_CONFIGS")),
                 Access("group", s.app, ("DELETE", "DESCRIBE")),
+                reads,
+            )
+        case "rebuild":
+            kept = s.recommendations, s.dead_letters, s.models, s.items
+            return (
+                Access("topic", s.interactions, ("READ", "DESCRIBE_CONFIGS")),
+                *(Access("topic", name, ("DESCRIBE", "DESCRIBE_CONFIGS")) for name in kept),
+                Access("topic", s.changelog, ("CREATE", "DELETE", "READ", "WRITE", "DESCRIBE_CONFIGS")),
+                Access("group", s.app, ("DELETE", "READ")),
                 reads,
             )
     raise ValueError(f"no process {process!r}, there are: {', '.join(PROCESSES)}")

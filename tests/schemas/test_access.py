@@ -23,15 +23,16 @@ def test_each_process_needs_named_resources_each_once(process: str):
 
 def test_only_what_makes_topics_may_make_or_delete_any():
     may = {process: {op for one in access(SETTINGS, process) for op in one.operations} for process in PROCESSES}
-    assert {process for process, operations in may.items() if operations & {"CREATE", "DELETE"}} == {"topics", "reset"}
+    makers = {process for process, operations in may.items() if operations & {"CREATE", "DELETE"}}
+    assert makers == {"topics", "reset", "rebuild"}
 
 
-def test_nobody_but_a_worker_writes_states_and_lists():
-    written = {
-        process: {one.name for one in access(SETTINGS, process) if "WRITE" in one.operations} for process in PROCESSES
+def test_nobody_but_a_worker_writes_lists_and_nobody_but_it_and_a_rebuild_states():
+    writers = {
+        name: {p for p in PROCESSES for one in access(SETTINGS, p) if one.name == name and "WRITE" in one.operations}
+        for name in (SETTINGS.recommendations, SETTINGS.changelog)
     }
-    of_workers = {SETTINGS.changelog, SETTINGS.recommendations}
-    assert {process for process, names in written.items() if names & of_workers} == {"worker"}
+    assert writers == {SETTINGS.recommendations: {"worker"}, SETTINGS.changelog: {"worker", "rebuild"}}
 
 
 def test_the_documentation_has_the_list():
