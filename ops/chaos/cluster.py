@@ -200,7 +200,7 @@ class Cluster:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            with admin(self.settings.broker) as client:
+            with admin(self.settings) as client:
                 create(client, _topics(self.settings), self.settings.replication)
             self.swap()
             self._group = self._reader()

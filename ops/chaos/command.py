@@ -1,5 +1,7 @@
 """`python -m ops chaos`: break workers and broker on purpose, and see that nothing is lost."""
 
+from itertools import islice
+from math import inf
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -17,6 +19,7 @@ class Chaos(Report):
     """break workers and broker on purpose, and check that nothing is lost"""
 
     minutes: float = Field(5.0, gt=0, description="how long faults are injected")
+    count: int | None = Field(None, ge=1, description="so many faults instead, however long they take")
     seed: int = Field(1, ge=0, description="of the log and of the faults: the same seed gives the same order")
     local: bool = Field(
         False, description="with a broker of its own, to which faults are done as well; else on the cluster of broker"
@@ -40,7 +43,8 @@ class Chaos(Report):
         with place(self, local=self.local, directory=self.directory) as (settings, directory, kafka):
             print(f"{settings.app} on {settings.broker}, files in {directory}", flush=True)
             with Cluster(settings, directory, kafka, names, self.rate, self.seed) as cluster:
-                outcome = run(cluster, schedule(self.seed, kinds, names), 60 * self.minutes)
+                faults = islice(schedule(self.seed, kinds, names), self.count)
+                outcome = run(cluster, faults, 60 * self.minutes if self.count is None else inf)
         self.report(summary(outcome), **outcome.figures())
         return DONE if outcome.findings.clean else FAILED
 

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from ops.kafka import LocalKafka
 from ops.topics import admin
+from schemas.cluster import Cluster
 from schemas.settings import Settings
 from schemas.topics import topics
 
@@ -45,12 +46,12 @@ def place(settings: Settings, *, local: bool, directory: Path | None) -> Iterato
     failed = True
     try:
         with LocalKafka(at / "kafka", start_timeout_s=_START_S) if local else nullcontext() as kafka:
-            own = topic_settings(kafka.bootstrap if kafka else settings.broker, at)
+            own = topic_settings(Settings.model_construct(broker=kafka.bootstrap) if kafka else settings, at)
             try:
                 yield Place(own.model_copy(update={"replication": settings.replication}), at, kafka)
             finally:
                 if kafka is None:
-                    with admin(own.broker) as client:
+                    with admin(own) as client:
                         client.delete_topics([topic.name for topic in topics(own)])
         failed = False
     finally:
@@ -60,14 +61,14 @@ def place(settings: Settings, *, local: bool, directory: Path | None) -> Iterato
             shutil.rmtree(at, ignore_errors=True)
 
 
-def topic_settings(broker: str, directory: Path) -> Settings:
-    """Settings with topics that nobody else uses.
+def topic_settings(cluster: Cluster, directory: Path) -> Settings:
+    """Settings with topics that nobody else uses, on this cluster.
 
     Nothing else comes from the environment or a .env file: these are about a service that is not to be broken.
     """
     app = f"chaos-{time.time_ns() // 1_000_000}"
     return Settings.model_construct(
-        broker=broker,
+        **{name: getattr(cluster, name) for name in Cluster.model_fields},
         app=app,
         partitions=_PARTITIONS,
         interactions=f"{app}-interactions",

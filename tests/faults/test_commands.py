@@ -13,7 +13,7 @@ from ops.chaos.command import chosen
 from ops.chaos.schedule import Kind
 from ops.kafka import LocalKafka
 from ops.topics import admin
-from schemas.settings import REFUSED, Refused
+from schemas.settings import FAILED, REFUSED, Refused
 from tests.kafka.worker_process import wait_until
 
 
@@ -50,14 +50,35 @@ def test_an_unknown_fault_is_one_line():
 def test_chaos_runs_on_a_cluster_of_the_operator_and_leaves_nothing_there(kafka: LocalKafka, tmp_path: Path):
     with admin(kafka.bootstrap) as client:
         before = set(client.list_topics())
-    arguments = ["--minutes", "0.02", "--faults", "kill", "--workers", "1", "--rate", "200", "--json"]
+    arguments = ["--count", "2", "--faults", "kill", "--workers", "1", "--rate", "200", "--json"]
     found = ops("chaos", "--broker", kafka.bootstrap, "--directory", str(tmp_path), *arguments)
     assert found.returncode == 0, found.stdout + found.stderr
     figures = json.loads(found.stdout.splitlines()[-1])
+    assert figures["faults"] == 2
     assert figures["events"] > 100
     assert {figures[name] for name in ("lost", "applied_twice", "uncovered")} == {0}
     with admin(kafka.bootstrap) as client:
         assert set(client.list_topics()) - before <= {"__consumer_offsets"}
+
+
+WITH_A_BUG = """
+import functools, sys
+from ops import __main__
+from ops.chaos import command
+command.Cluster = functools.partial(command.Cluster, program="tests.faults.planted.lost_changelog_write")
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.timeout(600)
+def test_the_exit_status_says_that_something_was_lost(kafka: LocalKafka, tmp_path: Path):
+    command = [sys.executable, "-c", WITH_A_BUG, "chaos", "--broker", kafka.bootstrap, "--directory", str(tmp_path)]
+    arguments = ["--count", "1", "--faults", "clock", "--workers", "1", "--rate", "200", "--json"]
+    found = subprocess.run([*command, *arguments], capture_output=True, text=True)
+    assert found.returncode == FAILED, found.stdout + found.stderr
+    figures = json.loads(found.stdout.splitlines()[-1])
+    assert figures["lost"] > 0
+    assert not figures["clean"]
 
 
 @pytest.mark.timeout(600)

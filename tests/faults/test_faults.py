@@ -10,8 +10,9 @@ from ops.chaos.place import topic_settings
 from ops.chaos.run import Outcome, run
 from ops.chaos.schedule import SESSION_S, Fault, Kind
 from ops.kafka import LocalKafka
+from schemas.settings import Settings
 
-A, B = "a", "b"
+A, B, C = "a", "b", "c"
 
 pytestmark = pytest.mark.timeout(600)  # of a machine with nothing else to do they take a tenth
 
@@ -25,7 +26,7 @@ def outcome_of(
     calm_s: float = 0.0,
 ) -> Outcome:
     """A run of these faults, after a while without one."""
-    settings = topic_settings(kafka.bootstrap, directory)
+    settings = topic_settings(Settings.model_construct(broker=kafka.bootstrap), directory)
     with Cluster(settings, directory, kafka, workers, rate=300, seed=1, users=300, program=program) as cluster:
         cluster.wait(calm_s)
         return run(cluster, faults)
@@ -47,6 +48,23 @@ def test_nothing_is_lost_or_applied_twice_whatever_befalls_the_service(kafka: Lo
     assert [done.fault for done in found.injected] == faults
     assert sum(done.endings for done in found.injected) <= 1, "nobody ends but the zombie, not even with the broker"
     assert found.findings.events > 5_000
+
+
+def test_workers_join_and_leave_three_at_a_time_and_are_killed_while_they_move_and_recover(
+    kafka: LocalKafka, tmp_path: Path
+) -> None:
+    faults = [
+        Fault(Kind.JOIN, 0.5, "", 1.0),
+        Fault(Kind.RECOVERY, 0.5, A, 1.5),
+        Fault(Kind.STOP, 0.5, B, SESSION_S + 1),
+        Fault(Kind.REBALANCE, 0.5, C, 1.0),
+        Fault(Kind.ABSENCE, 0.5, A, SESSION_S + 1),
+        Fault(Kind.RECOVERY, 0.5, B, 3.0),
+    ]
+    found = outcome_of(faults, kafka, tmp_path, "stream_app", (A, B, C))
+    assert found.findings.clean, found.figures()
+    assert [done.fault for done in found.injected] == faults
+    assert sum(done.endings for done in found.injected) == 0
 
 
 def test_a_commit_before_the_acknowledgement_is_found(kafka: LocalKafka, tmp_path: Path) -> None:
