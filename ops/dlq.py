@@ -165,8 +165,9 @@ class Dlq(Report):
         lines.append(f"{len(letters):>7,}  letters, {len(shown):,} of them shown, {sent_again:,} sent again")
         if found.foreign:
             lines.append(f"{found.foreign:>7,}  records that no worker wrote")
+        none = f"none of {len(found.letters):,} dead letters" if found.letters else "no dead letters"
         self.report(
-            "\n".join(lines) if letters or found.foreign else "no dead letters",
+            "\n".join(lines) if letters or found.foreign else none,
             letters=[_told(letter, letter.identity in found.retried) for letter in shown],
             total=len(letters),
             retried=sent_again,

@@ -86,6 +86,7 @@ def test_what_can_be_read_after_a_setting_is_corrected_is_applied_exactly_once(
     assert (
         operator.says("--reason", "600001")["total"] == operator.says("--limit", "1", "--reason=600001")["total"] == 1
     )
+    assert operator.prints("--reason=event_type") == "none of 5 dead letters\n"
     of_key = {one["key"]: one["origin"] for one in listed["letters"]}
     table = operator.prints("list", "--since", "1h")
     assert all(origin in table for origin in of_key.values())
