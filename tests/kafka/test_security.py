@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from confluent_kafka import KafkaError, Producer
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePatternType, ResourcePattern, ResourceType
 
 from ops.__main__ import COMMANDS
 from ops.kafka import free_port
@@ -51,19 +52,23 @@ class Told:
 
     def command(self, settings: Settings, *arguments: str) -> tuple[int, str]:
         """A command in this process: its status and what it printed."""
+        status, out, err = self._run(settings, *arguments)
+        return status, out + err
+
+    def _run(self, settings: Settings, *arguments: str) -> tuple[int, str, str]:
         with self._monkeypatch.context() as patch:
             for name, value in (settings.environment() | {"RECOMMENDER_LOG_LEVEL": "debug"}).items():
                 patch.setenv(name, value)
             status = run("ops", COMMANDS | {"history": History}, arguments)
         captured = self._capsys.readouterr()
         self.everything += captured
-        return status, captured.out + captured.err
+        return status, captured.out, captured.err
 
     def result(self, settings: Settings, *arguments: str) -> dict[str, Any]:
         """What a command that succeeds says as JSON."""
-        status, said = self.command(settings, *arguments, "--json")
-        assert status == DONE, said
-        result: dict[str, Any] = json.loads(said.splitlines()[-1])
+        status, out, err = self._run(settings, *arguments, "--json")
+        assert status == DONE, out + err
+        result: dict[str, Any] = json.loads(out.splitlines()[-1])
         return result
 
     def program(self, settings: Settings, *arguments: str) -> tuple[int, str]:
@@ -86,6 +91,10 @@ def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 def lists(reader: Settings) -> int:
     return sum(end_offsets(reader, reader.recommendations).values())
+
+
+def states(reader: Settings) -> int:
+    return sum(end_offsets(reader, reader.changelog).values())
 
 
 def get(url: str, token: str | None = None) -> tuple[int, str]:
@@ -168,6 +177,48 @@ def test_with_just_its_rights_every_process_works_and_no_secret_is_told(
     everything = "\n".join(told.everything)
     assert len(everything) > 10_000
     assert SECRET not in everything
+
+
+@pytest.mark.timeout(400)
+def test_with_just_its_rights_a_rebuild_makes_the_states_again_from_stores_changelog_and_log(
+    cluster: Secured, told: Told, tmp_path: Path
+) -> None:
+    of = {process: cluster.settings(process) for process in ("topics", "producer", "worker", "rebuild", "forget")}
+    told.result(of["topics"], "topics")
+    with Stream(of["producer"], events_per_s=200), WorkerProcess(of["worker"], tmp_path, worker_id="r") as worker:
+        wait_until(lambda: states(of["forget"]) > USERS, "there are states")
+        assert worker.stop() == 0
+    options = ["--data-dir", str(tmp_path / "data"), "--worker-id", "r"]
+    command = ["rebuild", "--from", "store", *options]
+    # the broker waits for a worker that has left for as long as its session
+    wait_until(lambda: told.command(of["rebuild"], *command)[0] == DONE, "the changelog is made from the stores")
+    before = states(of["forget"])
+    assert told.result(of["rebuild"], "rebuild", "--from", "changelog", *options)["records"] == before
+    assert told.result(of["rebuild"], "rebuild", "--from", "log", *options)["users"] == before - of["worker"].partitions
+    assert SECRET not in "".join(told.everything)
+
+
+@pytest.mark.timeout(600)
+def test_chaos_runs_with_rights_to_topics_and_groups_of_its_own_alone(
+    cluster: Secured, told: Told, tmp_path: Path
+) -> None:
+    settings = cluster.user("breaker", ())
+    rights = {ResourceType.TOPIC: "CREATE DELETE DESCRIBE_CONFIGS READ WRITE", ResourceType.GROUP: "READ"}
+    acls = [
+        ACL("User:breaker", "*", ACLOperation[operation], ACLPermissionType.ALLOW, pattern)
+        for kind, operations in rights.items()
+        for pattern in [ResourcePattern(kind, "chaos-", ACLResourcePatternType.PREFIXED)]
+        for operation in operations.split()
+    ]
+    with admin(cluster.broker.bootstrap) as client:
+        assert not client.create_acls(acls)["failed"]
+    options = ["--count", "1", "--faults", "kill", "--workers", "1", "--rate", "100", "--directory", str(tmp_path)]
+    status, said = told.program(settings, "ops", "chaos", *options, "--json")
+    assert status == DONE, said
+    found = json.loads(said.splitlines()[-1])
+    assert (found["faults"], found["lost"], found["applied_twice"], found["uncovered"]) == (1, 0, 0, 0)
+    assert found["events"] > 10
+    assert SECRET not in "".join([*told.everything, *(log.read_text() for log in tmp_path.glob("*.log"))])
 
 
 def test_who_has_no_rights_is_told_all_that_is_missing(cluster: Secured) -> None:
