@@ -23,7 +23,7 @@ from stream_app.settings import WorkerSettings
 from stream_app.topic_check import await_topics
 from stream_app.web import application, serve
 
-_SWITCH_INTERVAL_S: Final = 0.0005
+SWITCH_INTERVAL_S: Final = 0.0005
 """how long a thread that comes back from native code waits for the interpreter at most: about a model step"""
 _log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ def run_worker(settings: WorkerSettings, faust_options: Sequence[str] = ()) -> i
         await_topics(settings)
         _log.info("started", app=settings.app, broker=settings.broker)
         _collect_garbage_rarely()
-        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         with (
             Follower(settings, settings.items, availability, host.fail),
             Follower(settings, settings.models, champion, host.fail),

@@ -7,7 +7,7 @@ from typing import Literal, assert_never
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from ops.bench import catalogue, history, latency, quick, recorded, recovery, state, swap, throughput
+from ops.bench import catalogue, history, latency, loading, quick, recorded, recovery, state, swap, throughput
 from ops.bench.findings import Findings, machine, table
 from schemas.report import Report
 from schemas.settings import DONE, FAILED, Refused
@@ -20,11 +20,12 @@ class Bench(Report):
     """time serving, recovery and what they are made of, each beside a reference in the same run"""
 
     what: CliPositionalArg[
-        Literal["throughput", "latency", "history", "catalogue", "state", "swap", "recovery"] | None
+        Literal["throughput", "latency", "history", "catalogue", "loading", "state", "swap", "recovery"] | None
     ] = Field(
         None,
         description="throughput: beside a bare consume and produce, and stock Faust; latency: beside the former; "
-        "history: beside SASRec; catalogue: beside MatMul and TopK of ONNX Runtime; state: beside other codecs; "
+        "history: beside SASRec; catalogue: beside MatMul and TopK of ONNX Runtime; loading: a model beside one that "
+        "serves; state: beside other codecs; "
         "swap: during beside before; recovery: beside a bare read and a bare write",
     )
     quick: bool = Field(
@@ -46,7 +47,7 @@ class Bench(Report):
     behind: str = Field("10,200,1000,10000", pattern=_NUMBERS, description="history: events that came before")
     crowd: int = Field(500, ge=50, multiple_of=50, description="history: users in a large round")
     plot: Path | None = Field(None, description="history: also draw a chart, as SVG, into this file")
-    items: str = Field("3416,57289,1000000", pattern=_NUMBERS, description="catalogue: items of each")
+    items: str = Field("3416,57289,1000000", pattern=_NUMBERS, description="catalogue and loading: items of each")
     users: int | None = Field(
         None,
         ge=1_000,
@@ -69,6 +70,8 @@ class Bench(Report):
         return FAILED if found.problem else DONE
 
     def _quick(self) -> int:
+        if self.what and self.what not in quick.BENCHES:
+            raise Refused(f"{self.what} has no small form: leave --quick out")
         was = recorded.read()
         ratios: dict[str, float] = {}
         problems: list[str] = []
@@ -109,6 +112,8 @@ class Bench(Report):
                 return history.bench(_numbers(self.behind), self.crowd, self.runs, self.plot)
             case "catalogue":
                 return catalogue.bench(_numbers(self.items), self.runs)
+            case "loading":
+                return loading.bench(_numbers(self.items))
             case "state":
                 return state.bench(users, 10 * users)
             case "swap":
