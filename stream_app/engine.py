@@ -84,7 +84,7 @@ class Engine:
         self._broker = broker
         self._confirm = confirm
         self._clock = clock
-        self._table = UserTable(store_directory(settings), broker, confirm, settings.history_length)
+        self._table = UserTable(store_directory(settings), broker, confirm, settings.history_length, settings.cache_mib)
         self._rebasing = Rebasing(settings.rebase_window_days, settings.rebase_steps, self._table.estimated_users)
         self._model: Model | None = None
         self._previous: Model | None = None

@@ -20,6 +20,12 @@ class WorkerSettings(Command):
     data_dir: Path = Field(Path("data"), description="directory of the users' states, one folder per worker id inside")
     processes: int = Field(1, ge=1, le=256, description="workers to run and restart; more than one get numbered ids")
     threads: int = Field(2, ge=1, le=64, description="threads that fold and rank the users of a large round")
+    cache_mib: int = Field(
+        256,
+        ge=1,
+        le=1 << 20,
+        description="MiB of users' records kept in memory, for all partitions of a process",
+    )
     history_length: int = Field(
         100, ge=2, le=10_000, description="events W that a history keeps at least once it is full (at most 3/2 W), even"
     )

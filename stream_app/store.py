@@ -21,6 +21,8 @@ _FLUSH: Final = b"\x00flush"
 _FLUSHED: Final = b"\x00flushed"
 """number of the last flush: the first thing that comes after it"""
 _MIB: Final = 1 << 20
+_CACHE_BYTES: Final = 32 * _MIB
+"""RocksDB's own default is 2 GiB for each store"""
 _FLUSH_BYTES: Final = 24 * _MIB
 _WRITE_BUFFER_BYTES: Final = 32 * _MIB
 _READ_ONLY: Final = ("Read-only file system", "Permission denied", "Operation not permitted")
@@ -29,8 +31,12 @@ _READ_ONLY: Final = ("Read-only file system", "Permission denied", "Operation no
 class Store:
     """Records by user key, with the changelog position that they reflect and the input position that is done."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cache: Cache | None = None) -> None:
         """Open or create the store in the directory `path`.
+
+        Args:
+            path: of the store.
+            cache: of blocks, shared by all stores that are given it; one of 32 MiB if omitted.
 
         Raises:
             Refused: it is damaged, or cannot be written.
@@ -39,7 +45,7 @@ class Store:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = Rdict(str(path), _options())
+            self._db = Rdict(str(path), _options(cache or Cache(_CACHE_BYTES)))
         except Exception as error:  # rocksdict raises nothing narrower
             raise _told(path, error, opening=True) from error
         self._unlogged = WriteOptions()
@@ -201,7 +207,7 @@ def _told(path: Path, error: Exception, *, opening: bool = False) -> Exception:
     return OSError(f"{path} cannot be {'opened' if opening else 'used'}: {text}")
 
 
-def _options() -> Options:
+def _options(cache: Cache) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
@@ -210,11 +216,7 @@ def _options() -> Options:
     options.set_compression_type(DBCompressionType.none())  # states are random floats: it would cost and save nothing
     options.set_keep_log_file_num(2)
     table = BlockBasedOptions()
-    table.set_block_cache(_CACHE)
+    table.set_block_cache(cache)
     table.set_bloom_filter(10, False)
     options.set_block_based_table_factory(table)
     return options
-
-
-_CACHE: Final = Cache(256 * _MIB)
-"""one block cache for all partitions of the process: RocksDB's own default is 2 GiB for each"""

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+from rocksdict import Cache
+
 from schemas.settings import Refused
 from schemas.state import CHANGELOG_IDENTITY, FORMAT
 from stream_app.broker import Broker, Confirm, Identity, NotOwner, Outgoing
@@ -38,12 +40,23 @@ class Recovered(NamedTuple):
 class UserTable:
     """State records by partition and user key."""
 
-    def __init__(self, directory: Path, broker: Broker, confirm: Confirm, history_length: int) -> None:
-        """Keep the stores in `directory`, one folder a partition; what they hold depends on `history_length`."""
+    def __init__(
+        self, directory: Path, broker: Broker, confirm: Confirm, history_length: int, cache_mib: int = 32
+    ) -> None:
+        """Own nothing yet.
+
+        Args:
+            directory: of the stores, one folder a partition.
+            broker: of the changelog.
+            confirm: asks the group whether a partition is still ours.
+            history_length: W, on which depends what the stores hold.
+            cache_mib: MiB of records that all stores together keep in memory.
+        """
         self._directory = directory
         self._broker = broker
         self._confirm = confirm
         self._history_length = history_length
+        self._cache = Cache(cache_mib << 20)
         self._stores: dict[int, Store] = {}
         self._progress = Progress()
 
@@ -69,7 +82,7 @@ class UserTable:
         try:
             ahead = 0
             for partition in sorted(partitions):
-                stores[partition] = store = Store(self._directory / str(partition))
+                stores[partition] = store = Store(self._directory / str(partition), self._cache)
                 _refuse_other_world(store, identity)
                 low, end = self._broker.changelog_range(partition)
                 _refuse_broken_changelog(store, partition, low, end)

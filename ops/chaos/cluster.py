@@ -29,6 +29,8 @@ HISTORY_LENGTH: Final = 20
 """short, so that histories are cut within minutes"""
 IDLE_CHECK_S: Final = 1.0
 _COMMIT_S: Final = 0.5
+_CACHE_MIB: Final = 32
+"""small, so that it is full within minutes and what grows beside it is seen"""
 _CAUGHT_UP_S: Final = 3.0
 """of traffic may be under way when there is no lag: commits come at intervals, and the machine may be busy"""
 _OWNS: Final = "owns partitions"
@@ -93,6 +95,7 @@ class Worker:
             "session-timeout-s": self._session_s,
             "commit-interval-s": _COMMIT_S,
             "idle-check-s": IDLE_CHECK_S,
+            "cache-mib": _CACHE_MIB,
         }
         line = [text for name, value in arguments.items() for text in (f"--{name}", str(value))]
         log = self._directory / f"{self.name}-{next(self._starts)}.log"
