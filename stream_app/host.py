@@ -7,9 +7,10 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple, ParamSpec, Protocol, Self, TypeVar, cast
@@ -21,7 +22,7 @@ from faust.types import TP
 from faust.types.auth import CredentialsT
 from mode import CrashingSupervisor
 
-from schemas.settings import FAILED, Refused
+from schemas.settings import FAILED, REFUSED, Refused
 from stream_app.batch_transport import SCHEME, Batch, BatchConsumer, NoTables
 from stream_app.broker import Record
 from stream_app.counters import Counters
@@ -35,6 +36,10 @@ _ROUND_BYTES: Final = 16 << 20
 """of keys and values that one round takes at most, but for its last batch"""
 _PROGRESS_S: Final = 10.0
 _BEAT_S: Final = 1.0
+_CONFIRM_S: Final = 5.0
+"""in which a commit is answered, if the broker is there"""
+_ENDING_S: Final = 20.0
+"""in which a worker that fails has ended; Faust's threads may wait for an answer that never comes"""
 _LOOK_S: Final = 0.25
 _QUIET_S: Final = 1.0
 """without a round, after which slices in the background follow each other"""
@@ -112,6 +117,7 @@ class Host:
         self._thread = ThreadPoolExecutor(1, "engine")
         self._owned: set[int] | None = None
         self._failure: BaseException | None = None
+        self._deadline: threading.Timer | None = None
         self._app = _app(settings)
         self._topic = self._app.topic(settings.interactions, key_serializer="raw", value_serializer="raw")
         # a round that fails must end the process: Faust would restart the agent, and go on after the lost batch
@@ -141,6 +147,8 @@ class Host:
             Refused: the engine must not work on what it found.
         """
         self._engine = engine
+        self._deadline = threading.Timer(_ENDING_S, self._end)
+        self._deadline.daemon = True
         status: int | str | None = FAILED
         self._loop = asyncio.new_event_loop()
         self._loop.call_soon(self._beat)
@@ -173,11 +181,21 @@ class Host:
         Called by the engine, from its own thread.
         """
         tp = TP(self._settings.interactions, partition)
-        return asyncio.run_coroutine_threadsafe(self._consumer.confirm(tp), self._loop).result()
+        asked = asyncio.run_coroutine_threadsafe(self._consumer.confirm(tp), self._loop)
+        while not wait([asked], _CONFIRM_S).done:
+            if self._app.should_stop:  # the consumer has ended, or will: it never answers, and the stop waits for us
+                asked.cancel()
+                return False
+        return asked.result()
 
     @property
     def _consumer(self) -> BatchConsumer:
         return cast("BatchConsumer", self._app.consumer)
+
+    def _end(self) -> None:
+        """As a kill, which loses nothing: better than a worker that neither works nor ends."""
+        _log.error("the worker does not end by itself, and is ended")
+        os._exit(REFUSED if isinstance(self._failure, Refused) else FAILED)
 
     def _close(self) -> None:
         try:
@@ -335,6 +353,8 @@ class Host:
     def _note(self, failure: BaseException) -> None:
         if self._failure is None:
             self._failure = failure
+            if self._deadline is not None:
+                self._deadline.start()
             _log.error("the worker fails and ends", error=str(failure) or repr(failure), kind=type(failure).__name__)
             if isinstance(failure, Refused):
                 for library in ("faust", "mode"):  # they would tell it again, with a stack that helps nobody

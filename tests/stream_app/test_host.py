@@ -1,6 +1,8 @@
 """What the host asks of an engine, without a broker."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from faust.types import TP
 
+from schemas.settings import FAILED
 from stream_app.batch_transport import Batch
 from stream_app.broker import Record
 from stream_app.counters import Counters
@@ -89,3 +92,43 @@ def test_records_that_cannot_be_healed_end_the_process(host: Host, monkeypatch: 
     with pytest.raises(KafkaException):
         asyncio.run(host._check_idle())
     assert host._app.crash_reason is undelivered
+
+
+def test_a_commit_that_is_never_answered_does_not_hold_up_the_end(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream_app.host._CONFIRM_S", 0.01)
+
+    async def ends() -> bool:
+        host._loop, asked = asyncio.get_running_loop(), asyncio.Event()
+
+        async def confirm(_: TP) -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(Host, "_consumer", SimpleNamespace(confirm=confirm))
+        confirmed = host._loop.run_in_executor(None, host.confirm, 0)
+        await asked.wait()
+        await host._app.crash(RuntimeError("the worker fails"))
+        return await confirmed
+
+    assert asyncio.run(ends()) is False
+
+
+ENDLESS = """
+import sys, threading
+from pathlib import Path
+from stream_app import host
+from stream_app.settings import WorkerSettings
+from tests.stream_app.test_host import Rounds
+
+host._ENDING_S = 1.0
+threading.Thread(target=threading.Event().wait).start()
+made = host.Host(WorkerSettings(_env_file=None, data_dir=Path(sys.argv[1]), broker="127.0.0.1:1"))
+threading.Timer(1.0, made.fail, (RuntimeError("it fails"),)).start()
+made.run(Rounds())
+"""
+
+
+def test_a_worker_that_fails_ends_even_if_a_thread_of_it_does_not(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", ENDLESS, str(tmp_path)], capture_output=True, text=True, timeout=100)
+    assert ended.returncode == FAILED, ended.stderr
+    assert "is ended" in ended.stdout + ended.stderr
