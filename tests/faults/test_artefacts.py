@@ -9,14 +9,14 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-from ops.audit import read_lists
 from ops.kafka import free_port
+from schemas import recommendation
 from schemas.artefact import CATALOGUE, ITEMS, PROBES, STEP, Manifest, decode_probes, encode_manifest, encode_probes
 from schemas.artefact_store import ArtefactStore, described
 from schemas.item import Item, encode
 from schemas.settings import Settings
 from tests.faults.world import World
-from tests.kafka.balance import is_caught_up
+from tests.kafka.balance import is_caught_up, read_topic
 from tests.kafka.stream import ITEMS as ITEM_IDS
 from tests.kafka.stream import announce, send, send_events
 from tests.kafka.worker_process import WorkerProcess, wait_until
@@ -116,7 +116,8 @@ def test_a_model_waits_for_a_store_that_is_away_and_may_have_another_shape(works
     assert worker.wait_for(SERVES, times=2)["model"] == 2
     workshop.serves()
     assert workshop.metric("refused_models_total") == 0
-    assert {made.model for made in read_lists(workshop.world.settings).values()} == {1, 2}
+    lists = read_topic(workshop.world.settings, workshop.world.settings.recommendations)
+    assert {recommendation.decode(message.value()).model for message in lists} == {1, 2}
 
     garbage = [("i1", b"\xc1"), ("", b"{}"), ("i2", json.dumps({"available": "perhaps"}).encode())]
     send(workshop.world.settings, workshop.world.settings.items, *garbage, ("i3", encode(Item(available=False))))

@@ -1,5 +1,6 @@
 """Real workers on a real broker, broken in many ways: nothing is lost, nothing applied twice, and bugs are found."""
 
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ops.chaos.place import topic_settings
 from ops.chaos.run import Outcome, run
 from ops.chaos.schedule import SESSION_S, Fault, Kind
 from ops.kafka import LocalKafka
-from schemas.settings import Settings
+from schemas.settings import FAILED, Settings
 
 A, B, C = "a", "b", "c"
 
@@ -65,6 +66,21 @@ def test_workers_join_and_leave_three_at_a_time_and_are_killed_while_they_move_a
     assert found.findings.clean, found.figures()
     assert [done.fault for done in found.injected] == faults
     assert sum(done.endings for done in found.injected) == 0
+
+
+def test_two_zombies_at_once_do_no_harm_and_do_not_heal_for_ever(kafka: LocalKafka, tmp_path: Path) -> None:
+    settings = topic_settings(Settings.model_construct(broker=kafka.bootstrap), tmp_path)
+    program = "tests.faults.tried_worker"
+    with Cluster(settings, tmp_path, kafka, (A, B, C), rate=300, seed=2, users=300, program=program) as cluster:
+        cluster.wait(2)
+        zombies = [cluster.worker(name) for name in (A, B)]
+        for blow in (signal.SIGSTOP, signal.SIGCONT):
+            for zombie in zombies:
+                zombie.process.send(blow)
+            cluster.wait(SESSION_S + 2)
+        found = run(cluster, [])  # it fails if the changelog grows although no event comes
+    assert found.findings.clean, found.figures()
+    assert [zombie.endings for zombie in zombies] == [[FAILED], [FAILED]]
 
 
 def test_a_commit_before_the_acknowledgement_is_found(kafka: LocalKafka, tmp_path: Path) -> None:
