@@ -1,6 +1,7 @@
 """The worker against the public Kafka image: events of a program that knows only two topics become lists."""
 
 import json
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -24,6 +25,7 @@ from training.release.champion import publish
 
 ITEM_IDS = [f"item{number}" for number in range(50)]
 USERS, WINDOW = 20, 10
+SESSION_S = 6  # of the workers
 
 _apps = (f"shop{number}" for number in count())
 
@@ -134,6 +136,26 @@ def test_a_broker_killed_in_the_middle_loses_nothing(
     kafka.resume()
     wait_until(shop.is_answered, "a list for every user's newest event")
     assert worker.stop() == 0
+    found = audit(settings, WINDOW)
+    assert found.clean, found
+    assert (found.events, found.users) == (2000, USERS)
+
+
+def test_a_broker_that_stands_still_for_less_and_for_more_than_a_session_loses_nothing(
+    kafka: ApacheKafka, settings: Settings, shop: Shop, tmp_path: Path
+) -> None:
+    # whom the broker takes for lost ends with status 1, and is started again
+    own = {"processes": 2, "list_format": "json", "history_length": WINDOW}
+    with WorkerProcess(settings, tmp_path, **own) as workers:
+        for seconds in (SESSION_S / 3, SESSION_S + 2):
+            shop.send(events=500)
+            wait_until(shop.is_answered, "lists")
+            kafka.pause()
+            shop.send(events=500)
+            time.sleep(seconds)
+            kafka.unpause()
+        wait_until(shop.is_answered, "a list for every user's newest event", deadline_s=120)
+        assert workers.stop() == 0
     found = audit(settings, WINDOW)
     assert found.clean, found
     assert (found.events, found.users) == (2000, USERS)
