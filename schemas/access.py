@@ -76,7 +76,7 @@ def access(settings: Settings, process: str) -> tuple[Access, ...]:
         case "dlq":
             return (
                 Access("topic", s.dead_letters, ("READ", "WRITE")),
-                Access("topic", s.interactions, ("WRITE",)),
+                Access("topic", s.interactions, ("READ", "WRITE")),
                 Access("transactional-id", f"{s.app}-dlq", ("WRITE",)),
                 reads,
             )

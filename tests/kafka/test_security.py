@@ -185,8 +185,11 @@ def test_with_just_its_rights_a_rebuild_makes_the_states_again_from_stores_chang
 ) -> None:
     of = {process: cluster.settings(process) for process in ("topics", "producer", "worker", "rebuild", "forget")}
     told.result(of["topics"], "topics")
-    with Stream(of["producer"], events_per_s=200), WorkerProcess(of["worker"], tmp_path, worker_id="r") as worker:
-        wait_until(lambda: states(of["forget"]) > USERS, "there are states")
+    own = {"artefact_store": of["worker"].artefact_store, "worker_id": "r"}
+    with Stream(of["producer"], events_per_s=200), WorkerProcess(of["worker"], tmp_path, **own) as worker:
+        worker.wait_for("owns partitions")
+        least = states(of["forget"]) + USERS
+        wait_until(lambda: states(of["forget"]) > least, "there are more states")
         assert worker.stop() == 0
     options = ["--data-dir", str(tmp_path / "data"), "--worker-id", "r"]
     command = ["rebuild", "--from", "store", *options]
