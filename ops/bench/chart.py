@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
-_WIDTH, _HEIGHT = 720, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 200, 40, 50
+_WIDTH, _HEIGHT = 740, 400
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 220, 40, 50
 _COLOURS: Final = ("#1f6feb", "#0b3d91", "#d1242f", "#82071e")
 _STYLE: Final = "text{font:13px sans-serif;fill:#57606a}.grid{stroke:#d0d7de}.line{fill:none;stroke-width:2}"
 

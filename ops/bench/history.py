@@ -328,8 +328,8 @@ def _chart(history: History, models: Models) -> str:
         "events behind the user, or read again",
         "µs",
         {
-            "the whole service, small rounds": [(one, cost.cpu_us) for one, cost in history.small.items()],
-            "the whole service, large rounds": [(one, cost.cpu_us) for one, cost in history.large.items()],
+            "whole service, small rounds": [(one, cost.cpu_us) for one, cost in history.small.items()],
+            "whole service, large rounds": [(one, cost.cpu_us) for one, cost in history.large.items()],
             "SASRec alone, one user": [(length, alone) for length, (alone, _) in models.windows.items()],
             f"SASRec alone, one of {_TOGETHER}": [
                 (length, together) for length, (_, together) in models.windows.items()
