@@ -108,11 +108,13 @@ def test_a_store_that_is_a_file_is_refused_before_anything_is_read(tmp_path: Pat
         retrain_once(run)
 
 
-def test_a_log_without_events_teaches_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_log_without_events_teaches_nothing(
+    kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     empty = Reading(HistoryBuilder().build(), offsets={}, records=5, malformed=3, repeated=0, forgotten=2)
     monkeypatch.setattr(job, "read_interactions", lambda *_given, **_named: empty)
     with pytest.raises(NothingToLearn, match=r"topic interactions has 5 records and no events, 3 .* malformed"):
-        retrain_once(Run.model_validate({"publish": False, "artefact_store": str(tmp_path)}))
+        retrain_once(Run.model_validate({"broker": kafka.bootstrap, "publish": False, "artefact_store": str(tmp_path)}))
 
 
 def test_a_failed_retraining_is_followed_by_the_next(kafka: LocalKafka, tmp_path: Path) -> None:
