@@ -1,6 +1,7 @@
 """A model as it is stored and announced: a directory of files, described by a manifest that is written last.
 
     step.onnx              (state f32[B,S], x f32[B,D]) -> (next_state f32[B,S], query f32[B,D])
+    chunk.onnx             the same for C steps at once, x f32[B,C,D], the query after the last one; may be missing
     catalogue.safetensors  embedding f32[N,D], bias f32[N], hash u64[N]
     items.msgpack          the N item ids, in row order
     probes.safetensors     rows i32[P,L] (right padded with -1), query f32[P,D], top i32[P,K]
@@ -8,7 +9,7 @@
     manifest.json
 
 The score of an item is its embedding times the query, plus its bias. A probe is a history with the query and the best
-rows that the step must give for it, folded from a state of zeros: a worker runs them before it serves a model.
+rows that the graphs must give for it, folded from a state of zeros: a worker runs them before it serves a model.
 """
 
 import json
@@ -32,6 +33,7 @@ CHAMPION: Final = "champion"
 
 MANIFEST: Final = "manifest.json"
 STEP: Final = "step.onnx"
+CHUNK: Final = "chunk.onnx"
 CATALOGUE: Final = "catalogue.safetensors"
 ITEMS: Final = "items.msgpack"
 PROBES: Final = "probes.safetensors"
@@ -136,7 +138,7 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Histories with the answers that the step must give."""
+    """Histories with the answers that the graphs must give."""
 
     rows: NDArray[np.int32]
     """[P, L] catalogue rows, oldest first, right padded with -1"""

@@ -11,6 +11,9 @@ import structlog
 _QUIET_S: Final = 10.0
 """a library's repeated message is logged at most this often: an outage makes aiokafka log 75 lines a second"""
 
+_processors: list[structlog.typing.Processor] = []
+"""one list for good: a logger keeps the one that it was first used with"""
+
 
 def configure(level: str, **context: Any) -> None:
     """Send structlog and the standard library's loggers to stderr in one form.
@@ -32,8 +35,9 @@ def configure(level: str, **context: Any) -> None:
     )
     ours = logging.getLogger("recommender")
     ours.setLevel(level)
+    _processors[:] = [*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
         logger_factory=lambda *_: ours,
         cache_logger_on_first_use=True,

@@ -9,7 +9,7 @@ Every private part of Faust and aiokafka that the worker relies on is in this fi
 
     faust.transport.consumer.Consumer   _drain_messages, _wait_next_records, _commit, _committed_offset
     faust.transport.drivers.aiokafka    AIOKafkaConsumerThread: _create_worker_consumer, _commit, _ensure_consumer,
-                                        on_thread_stop
+                                        _fetch_records, on_thread_stop
                                         Consumer._new_consumer_thread, ConsumerRebalanceListener._thread
     faust.transport.drivers             TRANSPORTS.aliases
     faust.tables.manager.TableManager   on_start, _update_channels, recovery
@@ -22,7 +22,7 @@ Every private part of Faust and aiokafka that the worker relies on is in this fi
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import aiokafka
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
@@ -47,6 +47,10 @@ SCHEME: Final = "kafkabatch"
 _ROUNDS_AHEAD: Final = 2
 """Fetching waits while more than this many rounds are fetched and not done. Faust's own back pressure
 (`stream_buffer_maxsize`) stops and starts in steps of one second."""
+
+_AHEAD_FROM: Final = 1 / 10
+"""of a round: where a fetch brings fewer records, the next one waits until these are done, and takes all that came
+meanwhile. At once, and again and again, it would take a few each time, and the interpreter from the round."""
 
 _BYTES_AHEAD: Final = 64 << 20
 """Fetching also waits while more than this is fetched and not done: a record may be 600 times as large as another."""
@@ -121,6 +125,7 @@ class BatchConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
 
     def _new_generation(self) -> None:
+        self.fetches_ahead = False  # beside a round
         self._in_flight = 0  # records fetched and not done
         self._bytes_in_flight = 0
         self._fetched: dict[TP, int] = {}  # last offset of what was fetched
@@ -206,6 +211,8 @@ class BatchConsumer(driver.Consumer):
             await self.perform_seek()  # what was fetched is dropped, so that the next fetch must not continue it
             return []
         messages = []
+        few = _AHEAD_FROM * self.app.conf.broker_max_poll_records
+        self.fetches_ahead = sum(map(len, fetched.values())) >= few
         for aiokafka_tp, records in fetched.items():
             size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
             tp = TP(*aiokafka_tp)
@@ -229,6 +236,8 @@ class BatchConsumer(driver.Consumer):
         return (fetched + 1, first) if fetched + 1 < first else None
 
     def _is_far_ahead(self) -> bool:
+        if not self.fetches_ahead:
+            return self._in_flight > 0
         records_ahead = _ROUNDS_AHEAD * self.app.conf.broker_max_poll_records
         return self._in_flight > records_ahead or self._bytes_in_flight > _BYTES_AHEAD
 
@@ -333,6 +342,21 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
+
+    async def _fetch_records(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,
+        max_records: int | None = None,
+    ) -> Any:
+        """As Faust does it, but aiokafka, which fetches the next records at once, is kept from that."""
+        consumer.resume(*consumer.paused())
+        try:
+            return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        finally:
+            if not cast("BatchConsumer", self.consumer).fetches_ahead:
+                consumer.pause(*consumer.assignment())
 
     async def on_thread_stop(self) -> None:
         """Called in the thread, last."""

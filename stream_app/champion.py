@@ -21,7 +21,8 @@ from confluent_kafka import Message
 from schemas.artefact import CHAMPION, Manifest, decode_manifest
 from schemas.artefact_store import ArtefactStore
 from schemas.malformed import Malformed
-from stream_app.model import Model, load_model
+from stream_app.loading import load_model
+from stream_app.model import Model
 
 _FIRST_RETRY_S: Final = 1.0
 _LONGEST_RETRY_S: Final = 60.0

@@ -1,9 +1,10 @@
-"""Folding many histories at once with the one-step model.
+"""Folding many histories at once.
 
 A *segment* is a stretch of one user's history that is stepped from one starting state: the new events on top of the
 stored state, or a whole history from a state of zeros (a user's first events, a re-base, a trimmed history). Segments
-do not depend on each other, so a round steps all of them side by side, the longest deciding the number of steps: at
-most 3/2 of the history length, however many events one user has in the round.
+do not depend on each other, so a round steps all of them side by side, the longest deciding the number of calls: at
+most 3/2 of the history length, however many events one user has in the round. Where no query is wanted for a while, as
+in most of a history that is folded again, one call takes a whole chunk of items.
 
 Shape letters: G segments, E marks, D model width, S state floats.
 """
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from stream_app.model import UNKNOWN, Model
 
-_CHUNK_SEGMENTS: Final = 256
-"""segments stepped side by side: their states stay in a core's cache"""
+_SIDE_BY_SIDE: Final = 256
+"""segments in one call: their states stay in a core's cache"""
 
 
 class Segment(NamedTuple):
@@ -67,11 +68,15 @@ def fold(model: Model, segments: Sequence[Segment]) -> Folded:
     slots = _offsets(steps + 1)
     queries = np.empty((slots[-1], model.width), np.float32)
     queries[slots[:-1]] = _matrix([segment.query for segment in segments], model.width)
-    longest_first = np.argsort(-steps, kind="stable")
-    for chunk in np.split(longest_first, range(_CHUNK_SEGMENTS, len(segments), _CHUNK_SEGMENTS)):
-        _step(model, known_rows, chunk, steps[chunk], first[chunk], slots[chunk], states, queries)
-
     marks = np.array([mark for segment in segments for mark in segment.marks], np.int64)
+    unmarked = [segment.marks[0] if segment.marks else len(segment.items) // 8 for segment in segments]
+    quiet = known_before[starts[:-1] + np.array(unmarked, np.int64)] - first  # steps up to the first query wanted
+    done = np.zeros(len(segments), np.int64)
+    for stride in model.strides:
+        calls = ((steps if stride == 1 else quiet) - done) // stride
+        _advance(model, stride, calls, known_rows, first + done, slots[:-1] + done, states, queries)
+        done += stride * calls
+
     of = np.repeat(np.arange(len(segments)), [len(segment.marks) for segment in segments])
     known_until = known_before[starts[of] + marks]
     known_from = known_before[starts[of]]
@@ -85,24 +90,33 @@ def fold(model: Model, segments: Sequence[Segment]) -> Folded:
     )
 
 
-def _step(
+def _advance(
     model: Model,
+    stride: int,
+    calls: NDArray[np.int64],
     known_rows: NDArray[np.int32],
-    chunk: NDArray[np.int64],
-    steps: NDArray[np.int64],
     first: NDArray[np.int64],
     slots: NDArray[np.int64],
     states: NDArray[np.float32],
     queries: NDArray[np.float32],
 ) -> None:
-    """Step the segments of `chunk`, longest first, side by side; writes their `states` and `queries` in place."""
-    current = states[chunk]
-    for step in range(steps[0] if len(steps) else 0):
-        active = int(np.searchsorted(-steps, -step))  # those with more than `step` steps come first
-        states[chunk[active : len(current)]] = current[active:]
-        current, stepped = model.step(current[:active], known_rows[first[:active] + step])
-        queries[slots[:active] + step + 1] = stepped
-    states[chunk[: len(current)]] = current
+    """Advance each segment by `calls` [G] times `stride` items, side by side.
+
+    `first` [G] is where its next item is in `known_rows`, `slots` [G] where its last query is in `queries`. Writes
+    `states` and the queries after each call in place.
+    """
+    longest_first = np.argsort(-calls, kind="stable")[: np.count_nonzero(calls)]
+    for lanes in np.split(longest_first, range(_SIDE_BY_SIDE, len(longest_first), _SIDE_BY_SIDE)):
+        current = states[lanes]
+        items, slot = first[lanes, None] + np.arange(stride), slots[lanes]
+        for call in range(1, calls[lanes].max(initial=0) + 1):
+            active = int(np.searchsorted(-calls[lanes], -call, side="right"))  # those with so many calls come first
+            states[lanes[active : len(current)]] = current[active:]
+            current, queries[slot[:active] + stride * call] = model.advance(
+                current[:active], known_rows[items[:active]]
+            )
+            items += stride
+        states[lanes[: len(current)]] = current
 
 
 def _matrix(rows: Sequence[bytes], width: int) -> NDArray[np.float32]:

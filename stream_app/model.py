@@ -1,6 +1,6 @@
-"""A model in service: the one-step graph in ONNX Runtime and the catalogue it ranks.
+"""A model in service: its graphs in ONNX Runtime and the catalogue it ranks.
 
-Shape letters: B batch, N items, D model width, S state floats, P probes, L probe length, K list length.
+Shape letters: B batch, C steps of a chunk, N items, D model width, S state floats, K list length.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,34 +10,23 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from schemas.artefact import (
-    CATALOGUE,
-    ITEMS,
-    PROBES,
-    STEP,
-    Catalogue,
-    Manifest,
-    Probes,
-    decode_catalogue,
-    decode_probes,
-)
+from schemas.artefact import CATALOGUE, CHUNK, STEP, Catalogue, Manifest
 from schemas.malformed import Malformed
 from schemas.recommendation import encode_item_head
 from stream_app.ranking import make_ranker
 
 UNKNOWN: Final = -1
 """row of an item that the model does not know"""
-_PROBE_TOLERANCE: Final = 1e-4
 
 
 class Model:
     """Advances states and ranks items; in several threads, but for `set_unavailable`."""
 
-    def __init__(self, manifest: Manifest, step: bytes, catalogue: Catalogue) -> None:
-        """Load the graph.
+    def __init__(self, manifest: Manifest, graphs: Mapping[str, bytes], catalogue: Catalogue) -> None:
+        """Load the graphs STEP and, where there is one, CHUNK.
 
         Raises:
-            Malformed: the graph cannot be loaded, or its shapes are not the manifest's.
+            Malformed: a graph cannot be loaded, or its shapes are not the manifest's.
         """
         self.version = manifest.version
         self.state_floats = manifest.state
@@ -45,8 +34,10 @@ class Model:
         self.item_ids = catalogue.item_ids
         self.item_heads = _ItemHeads(catalogue.item_ids)
         self._bias = catalogue.bias.copy()  # a view would keep the whole file in memory
-        self._session = _session(step)
-        _check_shapes(self._session, manifest, catalogue)
+        self._sessions = _sessions(manifest, graphs)
+        self.strides = sorted(self._sessions, reverse=True)
+        """how many items `advance` can take at once, most first; the last one is 1"""
+        _check_catalogue(manifest, catalogue)
         self._order = np.argsort(catalogue.hashes).astype(np.int32)
         self._sorted_hashes = catalogue.hashes[self._order]
         self._ranker = make_ranker(catalogue.embedding, catalogue.bias)
@@ -56,11 +47,17 @@ class Model:
         at = np.minimum(np.searchsorted(self._sorted_hashes, hashes), len(self._order) - 1)
         return np.where(self._sorted_hashes[at] == hashes, self._order[at], np.int32(UNKNOWN))
 
-    def step(
+    def advance(
         self, states: NDArray[np.float32], rows: NDArray[np.int32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Advance `states` f32[B, S] by one item each, `rows` i32[B]: the next states and the queries f32[B, D]."""
-        next_states, queries = self._session.run(None, {"state": states, "x": self._ranker.embeddings(rows)})
+        """Advance `states` f32[B, S] by the items `rows` i32[B, C] each, C one of the `strides`.
+
+        Returns:
+            the states after them and the queries f32[B, D].
+        """
+        steps = rows.shape[1]
+        items = self._ranker.embeddings(rows if steps > 1 else rows[:, 0])
+        next_states, queries = self._sessions[steps].run(None, {"state": states, "x": items})
         return next_states, queries
 
     def rank(
@@ -91,59 +88,40 @@ class _ItemHeads(dict[int, bytes]):
         return head
 
 
-def load_model(manifest: Manifest, files: Mapping[str, bytes]) -> Model:
-    """Load an artefact and run its golden probes.
+def _sessions(manifest: Manifest, graphs: Mapping[str, bytes]) -> dict[int, onnxruntime.InferenceSession]:
+    """The graphs by the number of steps that each takes."""
+    sessions = {1: _session(STEP, graphs[STEP], manifest)}
+    if CHUNK in graphs:
+        session = _session(CHUNK, graphs[CHUNK], manifest)
+        (shape,) = (tensor.shape for tensor in session.get_inputs() if tensor.name == "x")
+        match shape:
+            case [_, int(steps), _] if steps > 1:
+                sessions[steps] = session
+            case _:
+                raise Malformed(CHUNK, shape, "must take a fixed number of steps, at least two, as the x of each state")
+    return sessions
 
-    Raises:
-        Malformed: a file cannot be decoded, shapes do not fit, or a probe gives another answer than at the export.
-    """
-    model = Model(manifest, files[STEP], decode_catalogue(files[CATALOGUE], files[ITEMS]))
-    _run_probes(model, decode_probes(files[PROBES]))
-    return model
 
-
-def _session(step: bytes) -> onnxruntime.InferenceSession:
+def _session(name: str, graph: bytes, manifest: Manifest) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # more than one thread per process stalls under contention
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(step, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions share no other base
-        raise Malformed(STEP, f"{len(step)} bytes", f"must be an ONNX graph ({error})") from error
+        raise Malformed(name, f"{len(graph)} bytes", f"must be an ONNX graph ({error})") from error
 
-
-def _check_shapes(session: onnxruntime.InferenceSession, manifest: Manifest, catalogue: Catalogue) -> None:
     def last(tensors: list[Any]) -> dict[str, Any]:
         return {tensor.name: tensor.shape[-1] if tensor.shape else None for tensor in tensors}
 
     expected = {"state": manifest.state, "x": manifest.width}, {"next_state": manifest.state, "query": manifest.width}
     found = last(session.get_inputs()), last(session.get_outputs())
     if found != expected:
-        raise Malformed(STEP, found, f"must map {expected[0]} to {expected[1]}")
+        raise Malformed(name, found, f"must map {expected[0]} to {expected[1]}")
+    return session
+
+
+def _check_catalogue(manifest: Manifest, catalogue: Catalogue) -> None:
     if catalogue.embedding.shape != (manifest.items, manifest.width):
         raise Malformed(CATALOGUE, catalogue.embedding.shape, f"must be [{manifest.items}, {manifest.width}]")
-
-
-def _run_probes(model: Model, probes: Probes) -> None:
-    rows = np.concatenate((probes.rows, probes.top), axis=1)
-    if rows.min() < UNKNOWN or rows.max() >= len(model.item_ids) or probes.top.min() < 0:
-        raise Malformed(PROBES, [rows.min(), rows.max()], f"must hold rows below {len(model.item_ids)}")
-    if probes.query.shape[1] != model.width:
-        raise Malformed(PROBES, probes.query.shape, f"must hold queries of {model.width} floats")
-    states = np.zeros((len(probes.rows), model.state_floats), np.float32)
-    queries = np.zeros((len(probes.rows), model.width), np.float32)
-    for rows in probes.rows.T:
-        known = rows != UNKNOWN
-        if known.any():
-            try:
-                states[known], queries[known] = model.step(states[known], rows[known])
-            except Exception as error:  # the runtime's exceptions share no other base
-                raise Malformed(STEP, f"{known.sum()} states", f"must step any number of states ({error})") from error
-    worst = float(np.abs(queries - probes.query).max())
-    if not worst <= _PROBE_TOLERANCE:
-        raise Malformed(PROBES, worst, f"must differ from the export's queries by at most {_PROBE_TOLERANCE}")
-    everything = np.zeros(0, np.int32), np.zeros(len(queries), np.int64)
-    _, best = model.rank(queries, *everything, probes.top.shape[1])
-    if not np.allclose(best, model.scores(queries, probes.top), atol=_PROBE_TOLERANCE):
-        raise Malformed(PROBES, best, "must give the export's best items")

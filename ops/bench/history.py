@@ -25,7 +25,8 @@ from schemas.placement import partition_of
 from stream_app.broker import Record
 from stream_app.engine import Engine, store_directory
 from stream_app.kafka_broker import KafkaBroker
-from stream_app.model import Model, load_model
+from stream_app.loading import load_model
+from stream_app.model import Model
 from stream_app.settings import WorkerSettings
 from stream_app.store import Store
 

@@ -23,7 +23,8 @@ from ops.bench.rig import keep_model
 from schemas.artefact import Manifest
 from schemas.artefact_store import ArtefactStore
 from schemas.settings import Settings
-from stream_app.model import Model, load_model
+from stream_app.loading import load_model
+from stream_app.model import Model
 from stream_app.worker import SWITCH_INTERVAL_S
 
 _TICK_S: Final = 0.001
@@ -111,7 +112,7 @@ class _Rounds:
         while not self._stopping.is_set():
             began, computed = time.perf_counter(), time.clock_gettime(self._loader)
             self._stopping.wait(_TICK_S)
-            self.model.step(states, rows)
+            self.model.advance(states, rows[:, None])
             waited = min(time.perf_counter() - began - _TICK_S, time.clock_gettime(self._loader) - computed)
             self.longest_wait_s = max(self.longest_wait_s, waited)
 

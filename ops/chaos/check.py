@@ -16,7 +16,8 @@ from schemas.kafka import end_offsets, read_topic
 from schemas.settings import Settings
 from schemas.state import CHANGELOG_OWN, NO_MODEL, StateRecord
 from stream_app.fold import Segment, fold
-from stream_app.model import Model, load_model
+from stream_app.loading import load_model
+from stream_app.model import Model
 from stream_app.store import Store
 
 _TOLERANCE: Final = 1e-4

@@ -115,7 +115,7 @@ def test_offsets_beyond_the_end_of_what_the_cluster_kept_are_refused(world: Worl
         beyond = {Partition(topic, p): OffsetAndMetadata(offset + 5, "", -1) for p, offset in at.items()}
         client.alter_group_offsets(world.settings.app, beyond)
     refusal = world.refusal()
-    assert f"events before offset {at[0] + 5} are done but the log ends at {at[0]}" in refusal
+    assert any(f"events before offset {end + 5} are done but the log ends at {end}" in refusal for end in at.values())
     world.obey(refusal)
     world.work()
     assert world.audit().clean

@@ -66,6 +66,7 @@ async def read_from(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -
         while len(first) < len(READ_FROM):
             for message in await consumer._fetch():
                 first.setdefault(message.partition, message.value.records[0].offset)
+                consumer.done([message.value])
     return first
 
 

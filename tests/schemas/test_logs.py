@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from schemas import logs
 
@@ -18,7 +19,6 @@ def logging_is_put_back() -> Iterator[None]:
     yield
     root.handlers = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
 
 
 def lines(captured: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -115,3 +115,14 @@ def test_a_function_in_the_context_is_asked_for_each_line(capsys: pytest.Capture
     structlog.get_logger().info("started")
     structlog.get_logger().info("swapped")
     assert [line["serving"] for line in lines(capsys)] == [None, 7]
+
+
+def test_a_logger_follows_later_configurations(capsys: pytest.CaptureFixture[str]) -> None:
+    log = structlog.get_logger()
+    for worker in ("w1", "w2"):
+        logs.configure("INFO", worker=worker)
+        log.info("started")
+    with capture_logs() as captured:
+        log.info("found")
+    assert [line["worker"] for line in lines(capsys)] == ["w1", "w2"]
+    assert captured == [{"event": "found", "log_level": "info"}]

@@ -119,7 +119,14 @@ async def fetches(consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch, numb
     return before
 
 
-@pytest.mark.parametrize(("records", "ahead"), [(400, 3), (1100, 1)])
+@pytest.mark.parametrize("records", [1, 499])
+def test_fetching_waits_for_the_round_of_a_few_records(
+    consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    assert asyncio.run(fetches(consumer, monkeypatch, records)) == 1
+
+
+@pytest.mark.parametrize(("records", "ahead"), [(500, 3), (1100, 1)])
 def test_fetching_waits_for_the_rounds_after_64_mib(
     consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch, records: int, ahead: int
 ) -> None:

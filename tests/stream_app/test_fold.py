@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from stream_app import fold as fold_module
 from stream_app.fold import Segment, fold
-from tests.stream_app.tiny_model import STATE, WIDTH, TinyModel
+from stream_app.model import Model
+from tests.stream_app.tiny_model import CHUNK_STEPS, STATE, WIDTH, TinyModel
 
 TINY = TinyModel(1, [f"i{n}" for n in range(6)])
 MODEL = TINY.load()
@@ -61,10 +62,24 @@ def test_more_segments_than_one_chunk_holds_keep_their_places(monkeypatch: pytes
     random = np.random.default_rng(0)
     mix = [random.choice(KNOWN, length).tolist() for length in random.integers(0, 12, 50)]
     whole = fold(MODEL, [segment(history) for history in mix])
-    monkeypatch.setattr(fold_module, "_CHUNK_SEGMENTS", 7)
+    monkeypatch.setattr(fold_module, "_SIDE_BY_SIDE", 7)
     chunked = fold(MODEL, [segment(history) for history in mix])
     np.testing.assert_allclose(chunked.states, whole.states, atol=1e-6)
     np.testing.assert_allclose(chunked.states, [TINY.fold(history)[0] for history in mix], atol=1e-5)
+
+
+def test_a_history_without_marks_goes_in_chunks_and_a_few_steps(monkeypatch: pytest.MonkeyPatch):
+    strides: list[int] = []
+
+    def counted(states: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        strides.append(rows.shape[1])
+        return Model.advance(MODEL, states, rows)
+
+    monkeypatch.setattr(MODEL, "advance", counted)
+    history = (KNOWN * 3)[: 3 * CHUNK_STEPS + 2]
+    folded = fold(MODEL, [segment(history, marks=[len(history)]), segment(history[:CHUNK_STEPS], marks=[1])])
+    assert strides == [CHUNK_STEPS] * 3 + [1] * CHUNK_STEPS
+    np.testing.assert_allclose(folded.states[0], TINY.fold(history)[0], atol=1e-5)
 
 
 def test_no_segments_at_all_give_nothing():

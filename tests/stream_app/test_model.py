@@ -6,12 +6,23 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.artefact import CATALOGUE, ITEMS, PROBES, STEP, Probes, build_catalogue, encode_catalogue, encode_probes
+from schemas.artefact import (
+    CATALOGUE,
+    CHUNK,
+    ITEMS,
+    PROBES,
+    STEP,
+    Probes,
+    build_catalogue,
+    encode_catalogue,
+    encode_probes,
+)
 from schemas.artefact_store import described
 from schemas.item import item_hash
 from schemas.malformed import Malformed
-from stream_app.model import UNKNOWN, Model, load_model
-from tests.stream_app.tiny_model import STATE, WIDTH, TinyModel
+from stream_app.loading import load_model
+from stream_app.model import UNKNOWN, Model
+from tests.stream_app.tiny_model import CHUNK_STEPS, STATE, WIDTH, TinyModel
 
 TINY = TinyModel(1, [f"i{n}" for n in range(5)])
 MODEL = TINY.load()
@@ -110,6 +121,25 @@ def test_a_graph_with_other_names_is_malformed():
 def test_a_graph_that_cannot_step_any_number_of_float32_states_is_malformed(wrong: dict[str, str]):
     with pytest.raises(Malformed, match="must step any number of states"):
         load_with(graph(**wrong))
+
+
+@pytest.mark.parametrize("steps", ["", "C, ", "1, ", "2, 3, "])
+def test_a_chunk_of_no_fixed_number_of_steps_is_malformed(steps: str):
+    with pytest.raises(Malformed, match="must take a fixed number of steps"):
+        load_with({CHUNK: graph(width=f"[B, {steps}4]")[STEP]})
+
+
+def test_a_chunk_that_gives_other_answers_than_the_steps_is_refused():
+    _, other = TinyModel(1, TINY.item_ids, decay=0.7).artefact()
+    with pytest.raises(Malformed, match="must differ from the export's queries by at most"):
+        load_with({CHUNK: other[CHUNK]})
+
+
+def test_a_model_without_a_chunk_takes_one_step_at_a_time():
+    manifest, files = TINY.artefact()
+    del files[CHUNK]
+    model = load_model(manifest, files)
+    assert (model.strides, MODEL.strides) == ([1], [CHUNK_STEPS, 1])
 
 
 @pytest.mark.parametrize("change", [{"items": 6}, {"width": 5}, {"state": 9}])

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from schemas.artefact import (
     CATALOGUE,
+    CHUNK,
     ITEMS,
     PROBES,
     STEP,
@@ -19,7 +20,8 @@ from schemas.artefact import (
 )
 from schemas.artefact_store import described
 from schemas.item import item_hash
-from stream_app.model import Model, load_model
+from stream_app.loading import load_model
+from stream_app.model import Model
 
 WIDTH = 4
 STATE = 2 * WIDTH
@@ -30,6 +32,22 @@ step (float[B, {state}] state, float[B, {width}] x) => (float[B, {state}] next_s
 {{
   kept = Mul(state, decay)
   xx = Concat<axis = 1>(x, x)
+  next_state = Add(kept, xx)
+  head, tail = Split<axis = 1>(next_state, sizes)
+  query = Tanh(head)
+}}
+"""
+CHUNK_STEPS = 3
+_CHUNK_GRAPH = """
+<ir_version: 10, opset_import: ["" : 18]>
+chunk (float[B, {state}] state, float[B, {steps}, {width}] x) => (float[B, {state}] next_state, float[B, {width}] query)
+<float decay = {{{decay}}}, float[{steps}, 1] weights = {{{weights}}},
+ int64[2] sizes = {{{width}, {width}}}, int64[1] one = {{1}}>
+{{
+  kept = Mul(state, decay)
+  weighted = Mul(x, weights)
+  sum = ReduceSum<keepdims = 0>(weighted, one)
+  xx = Concat<axis = 1>(sum, sum)
   next_state = Add(kept, xx)
   head, tail = Split<axis = 1>(next_state, sizes)
   query = Tanh(head)
@@ -73,9 +91,13 @@ class TinyModel:
         query = np.stack([self.fold([item_hash(self.item_ids[row]) for row in probe if row >= 0])[1] for probe in rows])
         top = np.argsort(-(query @ self.embedding.T + self.bias), axis=1)[:, :3].astype(np.int32)
         arrays, ids = encode_catalogue(catalogue)
-        graph = _GRAPH.format(decay=self.decay, width=self.width, state=2 * self.width)
+        sizes = {"width": self.width, "state": 2 * self.width, "steps": CHUNK_STEPS}
+        weights = ", ".join(str(self.decay**power) for power in reversed(range(CHUNK_STEPS)))
+        step = _GRAPH.format(decay=self.decay, **sizes)
+        chunk = _CHUNK_GRAPH.format(decay=self.decay**CHUNK_STEPS, weights=weights, **sizes)
         files = {
-            STEP: onnx.parser.parse_model(graph).SerializeToString(),
+            STEP: onnx.parser.parse_model(step).SerializeToString(),
+            CHUNK: onnx.parser.parse_model(chunk).SerializeToString(),
             CATALOGUE: arrays,
             ITEMS: ids,
             PROBES: encode_probes(Probes(rows, query, top)),

@@ -58,21 +58,23 @@ class LRU(nn.Module):
         """x [T, D] with a packing and [B, D] without, state [B, 2H] → y, of the shape of x, and the last state."""
         return self._step(x, state) if packing is None else self._scan(x, state, packing)
 
-    def _decay(self) -> Tensor:
+    def decay(self) -> Tensor:
+        """λ [2H], the real parts first."""
         radius, phase = torch.exp(-torch.exp(self.nu)), torch.exp(self.theta)
         return torch.cat((radius * torch.cos(phase), radius * torch.sin(phase)))
 
-    def _inputs(self, x: Tensor) -> Tensor:
+    def inputs(self, x: Tensor) -> Tensor:
+        """γ ⊙ (B x) [..., 2H] for x [..., D]: what each step adds to the state."""
         gamma = torch.exp(self.log_gamma).repeat(2)
         return functional.linear(x, self.inner.weight * gamma[:, None], self.inner.bias * gamma)
 
     def _step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         state = x.new_zeros(len(x), 2 * len(self.nu)) if state is None else state
-        state = turn(self._decay(), state) + self._inputs(x)
+        state = turn(self.decay(), state) + self.inputs(x)
         return self.outer(state), state
 
     def _scan(self, x: Tensor, state: Tensor | None, packing: Packing) -> tuple[Tensor, Tensor]:
-        states = scan(self._decay(), self._inputs(x), packing, state)
+        states = scan(self.decay(), self.inputs(x), packing, state)
         final = states[packing.last.to(x.device)].float()
         idle = final.new_zeros(len(packing.lengths), 2 * len(self.nu)) if state is None else state
         return self.outer(states), torch.cat((final, idle[packing.alive :]))
@@ -93,8 +95,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor, state: Tensor | None, packing: Packing | None) -> tuple[Tensor, Tensor]:
         """Shapes as for `LRU`."""
         y, state = self.lru(x, state, packing)
+        return self.rest(x, y), state
+
+    def rest(self, x: Tensor, y: Tensor) -> Tensor:
+        """What comes after the LRU, position by position: its input x and its output y → the block's output."""
         x = self.lru_norm(x, y)
-        return self.feed_forward_norm(x, self.narrow(self.gelu(self.widen(x)))), state
+        y = self.narrow(self.gelu(self.widen(x)))
+        after: Tensor = self.feed_forward_norm(x, y)
+        return after
 
 
 class SequenceModel(nn.Module):

@@ -12,6 +12,7 @@ from safetensors import numpy as safetensors
 
 from schemas.artefact import (
     CATALOGUE,
+    CHUNK,
     ITEMS,
     PROBES,
     STEP,
@@ -25,7 +26,7 @@ from schemas.artefact import (
 )
 from schemas.artefact_store import ArtefactStore, described
 from training.model.lrurec import LRURec, Shape
-from training.model.step_graph import export_step
+from training.model.step_graph import export_chunk, export_step
 from training.release.probes import make_probes
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")
@@ -79,7 +80,7 @@ def build(
 
     Raises:
         NotFinite: a weight is infinite or not a number.
-        GraphMismatch: the exported step does not compute what the model computes.
+        GraphMismatch: an exported graph does not compute what the model computes.
         Malformed: two item ids have one hash, or their number is not the model's.
     """
     for name, parameter in model.named_parameters():
@@ -90,7 +91,14 @@ def build(
     arrays, ids = encode_catalogue(catalogue)
     step = export_step(model)
     probes = make_probes(step, catalogue.embedding, catalogue.bias, model.shape.state)
-    files = {STEP: step, CATALOGUE: arrays, ITEMS: ids, PROBES: encode_probes(probes), WEIGHTS: _encode_weights(model)}
+    files = {
+        STEP: step,
+        CHUNK: export_chunk(model),
+        CATALOGUE: arrays,
+        ITEMS: ids,
+        PROBES: encode_probes(probes),
+        WEIGHTS: _encode_weights(model),
+    }
     number = time.time_ns() // 1_000_000 if version_ms is None else version_ms
     manifest = Manifest(
         version=number,

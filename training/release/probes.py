@@ -10,18 +10,19 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from schemas.artefact import CATALOGUE, ITEMS, PROBES, STEP, Manifest, Probes, decode_catalogue, decode_probes
+from schemas.artefact import CATALOGUE, CHUNK, ITEMS, PROBES, STEP, Manifest, Probes, decode_catalogue, decode_probes
 from schemas.artefact_store import ArtefactStore
 from schemas.malformed import Malformed
 
 PROBE_COUNT: Final = 8
-PROBE_LENGTH: Final = 20
+PROBE_LENGTH: Final = 80
+"""so that some have two chunks and more"""
 PROBE_TOP: Final = 10
 TOLERANCE: Final = 1e-4
 """of a query's floats and of a score, as in a worker: float32 rounding gives about 1e-6"""
 
 
-def load_step(graph: bytes) -> onnxruntime.InferenceSession:
+def load_graph(graph: bytes) -> onnxruntime.InferenceSession:
     """A session that runs the graph in one thread, as a worker does."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -30,16 +31,26 @@ def load_step(graph: bytes) -> onnxruntime.InferenceSession:
 
 
 def fold(
-    session: onnxruntime.InferenceSession, embedding: NDArray[np.float32], rows: NDArray[np.int32], state: int
+    step: onnxruntime.InferenceSession,
+    chunk: onnxruntime.InferenceSession | None,
+    embedding: NDArray[np.float32],
+    rows: NDArray[np.int32],
+    state: int,
 ) -> NDArray[np.float32]:
-    """Queries [P, D] after the histories `rows` [P, L], right padded with -1, stepped from zero states [P, `state`]."""
+    """Queries [P, D] after the histories `rows` [P, L], right padded with -1, folded from zero states [P, `state`].
+
+    As many items of each as fill chunks go by `chunk`, if there is one, the others by `step`.
+    """
     states = np.zeros((len(rows), state), dtype=np.float32)
     queries = np.zeros((len(rows), embedding.shape[1]), dtype=np.float32)
-    for column in rows.T:
-        lanes = np.flatnonzero(column >= 0)
-        if len(lanes):
-            feed = {"state": states[lanes], "x": embedding[column[lanes]]}
+    done, lengths = np.zeros(len(rows), int), (rows >= 0).sum(1)
+    for session in (step,) if chunk is None else (chunk, step):
+        steps: int = 1 if session is step else session.get_inputs()[1].shape[1]
+        while len(lanes := np.flatnonzero(lengths - done >= steps)):
+            items = embedding[rows[lanes[:, None], done[lanes, None] + np.arange(steps)]]
+            feed = {"state": states[lanes], "x": items[:, 0] if session is step else items}
             states[lanes], queries[lanes] = session.run(["next_state", "query"], feed)
+            done[lanes] += steps
     return queries
 
 
@@ -54,7 +65,7 @@ def make_probes(
     rows = random.integers(0, len(embedding), (PROBE_COUNT, PROBE_LENGTH), dtype=np.int32)
     lengths = np.linspace(1, PROBE_LENGTH, PROBE_COUNT).astype(int)
     rows[np.arange(PROBE_LENGTH) >= lengths[:, None]] = -1
-    query = fold(load_step(step), embedding, rows, state)
+    query = fold(load_graph(step), None, embedding, rows, state)
     top = np.argsort(-(query @ embedding.T + bias), axis=1, kind="stable")[:, :PROBE_TOP]
     return Probes(rows, query, top.astype(np.int32))
 
@@ -81,14 +92,23 @@ def run_probes(manifest: Manifest, files: Mapping[str, bytes]) -> None:
     rows = np.concatenate((probes.rows, probes.top), axis=1)
     if rows.min() < -1 or rows.max() >= manifest.items or probes.top.min() < 0:
         raise Malformed(PROBES, [int(rows.min()), int(rows.max())], f"must hold rows below {manifest.items}")
-    try:
-        query = fold(load_step(files[STEP]), catalogue.embedding, probes.rows, manifest.state)
-    except Exception as error:  # the runtime's exceptions share no other base
-        raise Malformed(STEP, f"{len(files[STEP])} bytes", f"must be a graph that steps states ({error})") from error
-    worst = float(np.abs(query - probes.query).max()) if query.shape == probes.query.shape else float("inf")
-    if not worst <= TOLERANCE:
-        raise Malformed(PROBES, worst, f"must differ from the export's queries by at most {TOLERANCE}")
+    step = _load(STEP, files)
+    for chunk in (None, _load(CHUNK, files)) if CHUNK in files else (None,):
+        try:
+            query = fold(step, chunk, catalogue.embedding, probes.rows, manifest.state)
+        except Exception as error:  # the runtime's exceptions share no other base
+            raise Malformed(CHUNK if chunk else STEP, "a graph", f"must advance states ({error})") from error
+        worst = float(np.abs(query - probes.query).max()) if query.shape == probes.query.shape else float("inf")
+        if not worst <= TOLERANCE:
+            raise Malformed(PROBES, worst, f"must differ from the export's queries by at most {TOLERANCE}")
     scores = query @ catalogue.embedding.T + catalogue.bias
     best = -np.sort(-scores, axis=1)[:, : probes.top.shape[1]]
     if not np.allclose(best, np.take_along_axis(scores, probes.top, axis=1), atol=TOLERANCE):
         raise Malformed(PROBES, "other items", "must give the export's best items")
+
+
+def _load(name: str, files: Mapping[str, bytes]) -> onnxruntime.InferenceSession:
+    try:
+        return load_graph(files[name])
+    except Exception as error:  # as above
+        raise Malformed(name, f"{len(files[name])} bytes", f"must be an ONNX graph ({error})") from error

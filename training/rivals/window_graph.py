@@ -1,13 +1,12 @@
 """SASRec as an ONNX graph that serves: the query after a whole window, computed anew for each event."""
 
 import math
-import warnings
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.model.step_graph import without_metadata
+from training.model.onnx_export import export
 from training.rivals.sasrec import Block, SASRec
 
 
@@ -35,20 +34,7 @@ def export_window(model: SASRec, length: int) -> bytes:
 
     The model must be on the CPU.
     """
-    x = torch.zeros(2, length, model.shape.width)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            Window(model).eval(),
-            (x,),
-            input_names=["x"],
-            output_names=["query"],
-            dynamic_shapes=({0: torch.export.Dim("B", min=1)},),
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    return without_metadata(program.model_proto)
+    return export(Window(model), {"x": torch.zeros(2, length, model.shape.width)}, ["query"])
 
 
 def _advance(block: nn.Module, asking: Tensor, x: Tensor) -> Tensor:

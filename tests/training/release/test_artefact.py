@@ -8,11 +8,11 @@ import torch
 from schemas.artefact import CATALOGUE, ITEMS, MANIFEST, PROBES, STEP, decode_catalogue, decode_manifest, decode_probes
 from schemas.artefact_store import ArtefactStore
 from schemas.malformed import Malformed
-from stream_app.model import load_model
+from stream_app.loading import load_model
 from training.model.lrurec import LRURec, Shape
 from training.model.step_graph import GraphMismatch
 from training.release.artefact import Artefact, NotFinite, build, load
-from training.release.probes import PROBE_COUNT, PROBE_LENGTH, load_step
+from training.release.probes import PROBE_COUNT, PROBE_LENGTH, load_graph
 
 ITEM_IDS = [f"item {row}" for row in range(12)]
 
@@ -58,7 +58,7 @@ def test_an_artefact_gives_back_the_model_that_it_was_built_from(artefact: Artef
 
 
 def test_probes_hold_what_the_step_gives_from_the_zero_state(artefact: Artefact) -> None:
-    session = load_step(artefact.files[STEP])
+    session = load_graph(artefact.files[STEP])
     catalogue = decode_catalogue(artefact.files[CATALOGUE], artefact.files[ITEMS])
     probes = decode_probes(artefact.files[PROBES])
     assert probes.rows.shape == (PROBE_COUNT, PROBE_LENGTH)

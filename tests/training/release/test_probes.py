@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from schemas.artefact import CATALOGUE, PROBES, STEP, decode_probes, encode_probes
+from schemas.artefact import CATALOGUE, CHUNK, PROBES, STEP, decode_probes, encode_probes
 from schemas.artefact_store import ArtefactStore
 from schemas.malformed import Malformed
 from training.model.lrurec import LRURec, Shape
@@ -37,15 +37,20 @@ def test_a_file_that_the_store_changed_is_found(artefact: Artefact, tmp_path: Pa
         prove(store, artefact.manifest)
 
 
-@pytest.mark.parametrize("file", [STEP, CATALOGUE])
+@pytest.mark.parametrize("file", [STEP, CHUNK, CATALOGUE])
 def test_files_of_another_model_fail_the_probes(artefact: Artefact, file: str) -> None:
     with pytest.raises(Malformed, match=PROBES):
         run_probes(artefact.manifest, artefact.files | {file: new_artefact(1).files[file]})
 
 
-def test_a_graph_that_cannot_be_loaded_is_malformed(artefact: Artefact) -> None:
-    with pytest.raises(Malformed, match=STEP):
-        run_probes(artefact.manifest, artefact.files | {STEP: b"graph"})
+@pytest.mark.parametrize("file", [STEP, CHUNK])
+def test_a_graph_that_cannot_be_loaded_is_malformed(artefact: Artefact, file: str) -> None:
+    with pytest.raises(Malformed, match=file):
+        run_probes(artefact.manifest, artefact.files | {file: b"graph"})
+
+
+def test_an_artefact_without_a_chunk_is_proved_by_its_steps(artefact: Artefact) -> None:
+    run_probes(artefact.manifest, {name: content for name, content in artefact.files.items() if name != CHUNK})
 
 
 def test_other_best_items_than_at_the_export_are_malformed(artefact: Artefact) -> None:
