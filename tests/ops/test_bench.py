@@ -96,6 +96,18 @@ def test_the_quick_form_fails_where_a_ratio_has_halved(capsys: pytest.CaptureFix
     assert "ours fell to 3, below half of the recorded 6.1" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("ratios", "status", "runs"), [((2, 3, 9), DONE, 2), ((2, 1, 2, 9), FAILED, 3)])
+@pytest.mark.usefixtures("record")
+def test_a_ratio_that_halves_once_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch, ratios: tuple[float, ...], status: int, runs: int
+):
+    recorded.write({"ours": 6.0})
+    left = list(ratios)
+    monkeypatch.setattr(quick, "BENCHES", {"catalogue": lambda: Findings("", {}, {"ours": left.pop(0)})})
+    assert run_command("ops", Bench, ["--quick"]) == status
+    assert len(ratios) - len(left) == runs
+
+
 @pytest.mark.usefixtures("record")
 def test_what_is_recorded_is_what_was_measured():
     recorded.write({"gone": 1.0, "ours": 9.0})
