@@ -8,7 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Env,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
 
 from schemas.settings import Refused
 
@@ -25,6 +35,8 @@ _CACHE_BYTES: Final = 32 * _MIB
 """RocksDB's own default is 2 GiB for each store"""
 _FLUSH_BYTES: Final = 24 * _MIB
 _WRITE_BUFFER_BYTES: Final = 32 * _MIB
+_FLUSHING_THREADS: Final = 4
+"""which write out full buffers, of all stores of the process; RocksDB has one, which a recovery would wait for"""
 _READ_ONLY: Final = ("Read-only file system", "Permission denied", "Operation not permitted")
 
 
@@ -215,6 +227,9 @@ def _options(cache: Cache) -> Options:
     options.set_max_open_files(256)
     options.set_compression_type(DBCompressionType.none())  # states are random floats: it would cost and save nothing
     options.set_keep_log_file_num(2)
+    environment = Env()  # there is one for all
+    environment.set_high_priority_background_threads(_FLUSHING_THREADS)
+    options.set_env(environment)
     table = BlockBasedOptions()
     table.set_block_cache(cache)
     table.set_bloom_filter(10, False)

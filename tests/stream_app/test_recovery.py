@@ -117,6 +117,7 @@ def test_nothing_is_said_when_there_was_nothing_to_recover():
 ENDLESS = """
 import sys
 from pathlib import Path
+from schemas import logs
 from schemas.state import StateRecord, encode
 from stream_app.recovery import Progress, replay
 from stream_app.store import Store
@@ -128,6 +129,7 @@ def batches(position):
         yield position, [(b"u%d" % n, encode(StateRecord(last_offset=n, state=bytes(4096)))) for n in numbers]
         print(position, flush=True)
 
+logs.configure("INFO")  # to stderr
 store = Store(Path(sys.argv[1]))
 if store.changelog_position == 0:
     store.defer_compaction()
@@ -143,7 +145,9 @@ def test_a_recovery_that_is_killed_goes_on_where_its_disk_is_and_lacks_nothing(t
         ) as process:
             assert process.stdout is not None
             begun = position
-            while (reached := int(process.stdout.readline())) < max(0, begun) + 15_000:  # two write buffers
+            while (reached := int(process.stdout.readline())) < max(
+                0, begun
+            ) + 30_000:  # four write buffers, one more than wait
                 pass
             process.kill()
         store = Store(tmp_path / "0")
