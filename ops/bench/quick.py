@@ -15,10 +15,10 @@ _TRIES: Final = 3
 
 BENCHES: Final[Mapping[str, Callable[[], Findings]]] = {
     "throughput": partial(throughput.bench, 50_000, 3_416, 1, 1_000, ()),
-    "latency": partial(latency.bench, [200], 4.0, 1, 2.0),
+    "latency": partial(latency.bench, [200], 3.0, 1, 2.0),
     "history": partial(history.bench, (10, 200, 1_000), 50, 1, None),
     "catalogue": partial(catalogue.bench, [3_416, 57_289], 3),
-    "state": partial(state.bench, 2_000, 20_000),
+    "state": partial(state.bench, 2_000, 10_000),
     "swap": partial(swap.bench, 2_000, 200, 4.0, 1),
     "recovery": partial(recovery.bench, 20_000, 4, 1),
 }

@@ -145,9 +145,8 @@ def test_a_recovery_that_is_killed_goes_on_where_its_disk_is_and_lacks_nothing(t
         ) as process:
             assert process.stdout is not None
             begun = position
-            while (reached := int(process.stdout.readline())) < max(
-                0, begun
-            ) + 30_000:  # four write buffers, one more than wait
+            enough = max(0, begun) + 30_000  # four write buffers, of which three may wait
+            while (reached := int(process.stdout.readline())) < enough:
                 pass
             process.kill()
         store = Store(tmp_path / "0")
