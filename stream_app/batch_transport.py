@@ -22,6 +22,7 @@ Every private part of Faust and aiokafka that the worker relies on is in this fi
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
+from itertools import chain
 from typing import Any, Final, NamedTuple, cast
 
 import aiokafka
@@ -48,9 +49,12 @@ _ROUNDS_AHEAD: Final = 2
 """Fetching waits while more than this many rounds are fetched and not done. Faust's own back pressure
 (`stream_buffer_maxsize`) stops and starts in steps of one second."""
 
-_AHEAD_FROM: Final = 1 / 10
+_AHEAD_RECORDS: Final = 1 / 10
 """of a round: where a fetch brings fewer records, the next one waits until these are done, and takes all that came
 meanwhile. At once, and again and again, it would take a few each time, and the interpreter from the round."""
+
+_AHEAD_BYTES: Final = 1 / 2
+"""of what a fetch takes of a partition: as many bytes count as many records"""
 
 _BYTES_AHEAD: Final = 64 << 20
 """Fetching also waits while more than this is fetched and not done: a record may be 600 times as large as another."""
@@ -113,6 +117,9 @@ class BatchConsumer(driver.Consumer):
         batches = consumer.current(batches)
         ...  # make their effects durable
         consumer.done(batches)
+
+    Attributes:
+        fetches_ahead: whether the last fetch brought so much that the next one need not wait for the rounds.
     """
 
     _thread: "_ConsumerThread"
@@ -125,7 +132,7 @@ class BatchConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
 
     def _new_generation(self) -> None:
-        self.fetches_ahead = False  # beside a round
+        self.fetches_ahead = False
         self._in_flight = 0  # records fetched and not done
         self._bytes_in_flight = 0
         self._fetched: dict[TP, int] = {}  # last offset of what was fetched
@@ -207,17 +214,16 @@ class BatchConsumer(driver.Consumer):
         fetched, _ = await self._wait_next_records(_FETCH_TIMEOUT_S)
         if not fetched:
             return []
+        expired = {tp: await self._expired(TP(*tp), records[0].offset) for tp, records in fetched.items()}
+        # from here on without an await, for a new generation begins anew to count
         if not self.flow_active or generation != self.app.consumer_generation_id:
             await self.perform_seek()  # what was fetched is dropped, so that the next fetch must not continue it
             return []
         messages = []
-        few = _AHEAD_FROM * self.app.conf.broker_max_poll_records
-        self.fetches_ahead = sum(map(len, fetched.values())) >= few
         for aiokafka_tp, records in fetched.items():
             size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
             tp = TP(*aiokafka_tp)
-            expired = await self._expired(tp, records[0].offset)
-            batch = Batch(tp, records, self._fetched.get(tp), generation, size, expired)
+            batch = Batch(tp, records, self._fetched.get(tp), generation, size, expired[aiokafka_tp])
             self._fetched[batch.tp] = batch.last
             self._in_flight += len(records)
             self._bytes_in_flight += size
@@ -350,13 +356,25 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         timeout: float | None = None,
         max_records: int | None = None,
     ) -> Any:
-        """As Faust does it, but aiokafka, which fetches the next records at once, is kept from that."""
+        """As Faust does it, but where the records are few aiokafka, which fetches the next ones at once, is kept from
+        that."""
         consumer.resume(*consumer.paused())
+        found: Mapping[Any, Sequence[Any]] = {}
         try:
-            return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+            found = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+            return found
         finally:
-            if not cast("BatchConsumer", self.consumer).fetches_ahead:
+            ours = cast("BatchConsumer", self.consumer)
+            ours.fetches_ahead = self._is_much(found.values())
+            if not ours.fetches_ahead:
                 consumer.pause(*consumer.assignment())
+
+    def _is_much(self, fetched: Iterable[Sequence[Any]]) -> bool:
+        conf, records = self.app.conf, list(chain.from_iterable(fetched))
+        if len(records) >= _AHEAD_RECORDS * conf.broker_max_poll_records:
+            return True
+        size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
+        return size >= _AHEAD_BYTES * conf.consumer_max_fetch_size
 
     async def on_thread_stop(self) -> None:
         """Called in the thread, last."""

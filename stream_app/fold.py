@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from stream_app.model import UNKNOWN, Model
 
 _SIDE_BY_SIDE: Final = 256
-"""segments in one call: their states stay in a core's cache"""
+_POSITIONS: Final = 1024
+"""at most so many segments in one call, and so many items: what is computed of them stays in a core's cache"""
 
 
 class Segment(NamedTuple):
@@ -106,11 +107,12 @@ def _advance(
     `states` and the queries after each call in place.
     """
     longest_first = np.argsort(-calls, kind="stable")[: np.count_nonzero(calls)]
-    for lanes in np.split(longest_first, range(_SIDE_BY_SIDE, len(longest_first), _SIDE_BY_SIDE)):
-        current = states[lanes]
+    together = min(_SIDE_BY_SIDE, max(1, _POSITIONS // stride))
+    for lanes in np.split(longest_first, range(together, len(longest_first), together)):
+        current, ascending = states[lanes], -calls[lanes]
         items, slot = first[lanes, None] + np.arange(stride), slots[lanes]
         for call in range(1, calls[lanes].max(initial=0) + 1):
-            active = int(np.searchsorted(-calls[lanes], -call, side="right"))  # those with so many calls come first
+            active = int(np.searchsorted(ascending, -call, side="right"))  # those with so many calls come first
             states[lanes[active : len(current)]] = current[active:]
             current, queries[slot[:active] + stride * call] = model.advance(
                 current[:active], known_rows[items[:active]]

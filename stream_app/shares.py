@@ -18,7 +18,8 @@ _SMALLEST_SHARE: Final = 1_000
 def share_out(users: Sequence[Advanced], threads: int) -> list[list[int]]:
     """Indices into `users` in at most `threads` shares of about equal work; one share for a small round.
 
-    Users with long segments come into the same share: the longest one decides how often the model is called for it.
+    Users with long segments come into the same share: the longest one decides how often the model is called for it. A
+    step within a chunk counts like any other, which it costs in a large round.
     """
     if threads == 1:
         return [list(range(len(users)))] if users else []

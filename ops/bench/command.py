@@ -29,7 +29,9 @@ class Bench(Report):
         "swap: during beside before; recovery: beside a bare read and a bare write",
     )
     quick: bool = Field(
-        False, description="all of them in a small form, or the one that is named: fails where a ratio has halved"
+        False,
+        description="all of them in a small form, or the one that is named: fails where a ratio has halved in each of "
+        "three runs",
     )
     record: bool = Field(False, description="with --quick: record the ratios that later ones are compared with")
     runs: int = Field(

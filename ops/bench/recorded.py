@@ -13,7 +13,8 @@ LEAST: Final = 0.5
 """of a recorded ratio"""
 _HEAD: Final = """\
 # Ratios of `python -m ops bench --quick`, each of ours to a reference in the same run; larger is better.
-# `python -m ops bench --quick --record` writes them anew. A run that falls below half of one of them fails.
+# `python -m ops bench --quick --record` writes them anew. One that is below half of it
+# in each of three runs fails.
 """
 
 

@@ -117,7 +117,7 @@ def test_a_function_in_the_context_is_asked_for_each_line(capsys: pytest.Capture
     assert [line["serving"] for line in lines(capsys)] == [None, 7]
 
 
-def test_a_logger_follows_later_configurations(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_logger_that_was_used_has_the_context_of_later_configurations(capsys: pytest.CaptureFixture[str]) -> None:
     log = structlog.get_logger()
     for worker in ("w1", "w2"):
         logs.configure("INFO", worker=worker)

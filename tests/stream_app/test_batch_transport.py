@@ -1,13 +1,16 @@
 """What a round takes and what is committed, without a broker."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from aiokafka.errors import KafkaError
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
-from stream_app.batch_transport import Batch, BatchConsumer, BatchLost
+from stream_app.batch_transport import Batch, BatchConsumer, BatchLost, Position
 from stream_app.host import Host
 from stream_app.settings import WorkerSettings
 
@@ -99,6 +102,7 @@ async def fetches(consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch, numb
         nonlocal began
         first = began * number
         began += 1
+        consumer.fetches_ahead = number >= 500
         return {ZERO: [Fetched(offset, b"u", LARGEST) for offset in range(first, first + number)]}, None
 
     monkeypatch.setattr(consumer, "_wait_next_records", next_records)
@@ -117,6 +121,86 @@ async def fetches(consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch, numb
     fetching.cancel()
     assert began == 2 * before
     return before
+
+
+class Client:
+    """Which partitions aiokafka may fetch from."""
+
+    def __init__(self) -> None:
+        self.tps, self.stopped = {ZERO, ONE}, set[TP]()
+
+    def assignment(self) -> set[TP]:
+        return self.tps
+
+    def paused(self) -> set[TP]:
+        return self.stopped
+
+    def pause(self, *tps: TP) -> None:
+        self.stopped |= set(tps)
+
+    def resume(self, *tps: TP) -> None:
+        self.stopped -= set(tps)
+
+
+@pytest.mark.parametrize(
+    ("fetched", "goes_on"),
+    [
+        ({}, False),
+        ({ZERO: [Fetched(0)] * 300, ONE: [Fetched(0)] * 199}, False),
+        ({ZERO: [Fetched(0)] * 300, ONE: [Fetched(0)] * 200}, True),
+        ({ONE: [Fetched(0, b"user", bytes(1 << 19))]}, True),
+        (KafkaError(), False),
+    ],
+    ids=["none", "few", "many", "large", "error"],
+)
+def test_aiokafka_goes_on_to_fetch_only_after_many_records(
+    consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch, fetched: Any, goes_on: bool
+) -> None:
+    client, thread = Client(), consumer._new_consumer_thread()
+    client.pause(*client.tps)
+
+    async def fetch(*_: Any) -> Any:
+        assert not client.stopped
+        if isinstance(fetched, Exception):
+            raise fetched
+        return fetched
+
+    monkeypatch.setattr(AIOKafkaConsumerThread, "_fetch_records", fetch)
+    with suppress(KafkaError):
+        assert asyncio.run(thread._fetch_records(client, {ZERO, ONE}, 1.0, 5_000)) == fetched
+    assert consumer.fetches_ahead == goes_on
+    assert client.stopped == (set() if goes_on else client.tps)
+
+
+def test_what_a_rebalance_overtakes_while_a_gap_is_looked_into_counts_for_nothing(
+    consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = [[Fetched(0)], [Fetched(7)]]
+    sought: list[bool] = []
+
+    async def next_records(_timeout: float) -> tuple[dict[TP, list[Fetched]], None]:
+        return {ZERO: fetched.pop(0)}, None
+
+    async def rebalance(_tps: list[TP]) -> dict[TP, Position]:
+        consumer.app.consumer_generation_id = GENERATION + 1
+        consumer._new_generation()
+        return {ZERO: Position(0, 0, 8)}
+
+    async def seek() -> None:
+        sought.append(True)
+
+    monkeypatch.setattr(consumer, "_wait_next_records", next_records)
+    monkeypatch.setattr(consumer._thread, "positions", rebalance)
+    monkeypatch.setattr(consumer, "perform_seek", seek)
+
+    async def fetch_twice() -> None:
+        [message] = await consumer._fetch()
+        consumer.done([message.value])
+        assert await consumer._fetch() == []
+
+    asyncio.run(fetch_twice())
+    assert sought == [True]
+    assert not consumer._is_far_ahead()
 
 
 @pytest.mark.parametrize("records", [1, 499])

@@ -58,14 +58,15 @@ def test_any_mix_of_segments_equals_the_plain_loop(mix: list[tuple[list[int], in
     assert folded.steps == steps
 
 
-def test_more_segments_than_one_chunk_holds_keep_their_places(monkeypatch: pytest.MonkeyPatch):
+def test_more_segments_than_go_side_by_side_keep_their_places(monkeypatch: pytest.MonkeyPatch):
     random = np.random.default_rng(0)
     mix = [random.choice(KNOWN, length).tolist() for length in random.integers(0, 12, 50)]
     whole = fold(MODEL, [segment(history) for history in mix])
     monkeypatch.setattr(fold_module, "_SIDE_BY_SIDE", 7)
-    chunked = fold(MODEL, [segment(history) for history in mix])
-    np.testing.assert_allclose(chunked.states, whole.states, atol=1e-6)
-    np.testing.assert_allclose(chunked.states, [TINY.fold(history)[0] for history in mix], atol=1e-5)
+    monkeypatch.setattr(fold_module, "_POSITIONS", 5)
+    parted = fold(MODEL, [segment(history) for history in mix])
+    np.testing.assert_allclose(parted.states, whole.states, atol=1e-6)
+    np.testing.assert_allclose(parted.states, [TINY.fold(history)[0] for history in mix], atol=1e-5)
 
 
 def test_a_history_without_marks_goes_in_chunks_and_a_few_steps(monkeypatch: pytest.MonkeyPatch):

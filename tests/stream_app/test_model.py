@@ -135,6 +135,12 @@ def test_a_chunk_that_gives_other_answers_than_the_steps_is_refused():
         load_with({CHUNK: other[CHUNK]})
 
 
+def test_a_chunk_that_no_probe_is_long_enough_for_is_refused():
+    _, query = TINY.fold([item_hash("i0")])
+    with pytest.raises(Malformed, match="must have a history of 3 items"):
+        load_with(probes([[0]], [[int(np.argmax(TINY.embedding @ query + TINY.bias))]], query[None]))
+
+
 def test_a_model_without_a_chunk_takes_one_step_at_a_time():
     manifest, files = TINY.artefact()
     del files[CHUNK]

@@ -19,7 +19,8 @@ from training.release.probes import load_graph
 CHUNK_STEPS = 32
 """100 items, the length to which a full history is cut by default, are 3 chunks and 4 steps"""
 TOLERANCE = 1e-5
-"""Largest allowed difference between a graph and torch: float32 rounding gives about 1e-6."""
+"""Largest allowed difference between a graph and torch, of the largest value where that is above 1: float32 rounding
+gives about 1e-6, and sums in another order a few times as much."""
 CHECKED_BATCHES = (1, 3, 64)
 
 
@@ -71,9 +72,9 @@ def check_graph(graph: bytes, model: LRURec, steps: tuple[int, ...] = ()) -> Non
                     query, next_state = model(each, next_state)
             answered = session.run(["next_state", "query"], {"state": state.numpy(), "x": x.numpy()})
             for name, expected, got in zip(("next_state", "query"), (next_state, query), answered, strict=True):
-                error = np.abs(expected.numpy() - got).max()
-                if not error <= TOLERANCE:
-                    raise GraphMismatch(f"{name} differs by {error} from the model at batch {batch}, limit {TOLERANCE}")
+                error, limit = np.abs(expected.numpy() - got).max(), TOLERANCE * max(1.0, float(expected.abs().max()))
+                if not error <= limit:
+                    raise GraphMismatch(f"{name} differs by {error} from the model at batch {batch}, limit {limit}")
             state = next_state
 
 

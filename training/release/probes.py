@@ -1,4 +1,4 @@
-"""Golden probes: histories with the answers that a step must give, made at the export and run before an announcement.
+"""Golden probes: histories with the answers that the graphs must give, made at an export, run before an announcement.
 
 A worker runs them again before it serves a model; what fails here would only be refused there. PyTorch is not needed.
 """
@@ -30,6 +30,19 @@ def load_graph(graph: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
+def chunk_steps(session: onnxruntime.InferenceSession) -> int:
+    """How many steps the graph of a chunk takes at once.
+
+    Raises:
+        ValueError: not a fixed number above one.
+    """
+    (shape,) = (tensor.shape for tensor in session.get_inputs() if tensor.name == "x")
+    match shape:
+        case [_, int(steps), _] if steps > 1:
+            return steps
+    raise ValueError(f"x has the shape {shape}: no fixed number of steps above one")
+
+
 def fold(
     step: onnxruntime.InferenceSession,
     chunk: onnxruntime.InferenceSession | None,
@@ -45,7 +58,7 @@ def fold(
     queries = np.zeros((len(rows), embedding.shape[1]), dtype=np.float32)
     done, lengths = np.zeros(len(rows), int), (rows >= 0).sum(1)
     for session in (step,) if chunk is None else (chunk, step):
-        steps: int = 1 if session is step else session.get_inputs()[1].shape[1]
+        steps = 1 if session is step else chunk_steps(session)
         while len(lanes := np.flatnonzero(lengths - done >= steps)):
             items = embedding[rows[lanes[:, None], done[lanes, None] + np.arange(steps)]]
             feed = {"state": states[lanes], "x": items[:, 0] if session is step else items}
@@ -93,14 +106,19 @@ def run_probes(manifest: Manifest, files: Mapping[str, bytes]) -> None:
     if rows.min() < -1 or rows.max() >= manifest.items or probes.top.min() < 0:
         raise Malformed(PROBES, [int(rows.min()), int(rows.max())], f"must hold rows below {manifest.items}")
     step = _load(STEP, files)
-    for chunk in (None, _load(CHUNK, files)) if CHUNK in files else (None,):
+    for name in (CHUNK, STEP) if CHUNK in files else (STEP,):
         try:
+            chunk = _load(CHUNK, files) if name == CHUNK else None
+            if chunk and chunk_steps(chunk) > probes.rows.shape[1]:
+                raise Malformed(PROBES, probes.rows.shape[1], f"must be as long as the {chunk_steps(chunk)} of {CHUNK}")
             query = fold(step, chunk, catalogue.embedding, probes.rows, manifest.state)
+        except Malformed:
+            raise
         except Exception as error:  # the runtime's exceptions share no other base
-            raise Malformed(CHUNK if chunk else STEP, "a graph", f"must advance states ({error})") from error
+            raise Malformed(name, f"{len(files[name])} bytes", f"must advance states ({error})") from error
         worst = float(np.abs(query - probes.query).max()) if query.shape == probes.query.shape else float("inf")
         if not worst <= TOLERANCE:
-            raise Malformed(PROBES, worst, f"must differ from the export's queries by at most {TOLERANCE}")
+            raise Malformed(PROBES, worst, f"must differ from the export's queries by at most {TOLERANCE} with {name}")
     scores = query @ catalogue.embedding.T + catalogue.bias
     best = -np.sort(-scores, axis=1)[:, : probes.top.shape[1]]
     if not np.allclose(best, np.take_along_axis(scores, probes.top, axis=1), atol=TOLERANCE):

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import onnx
 import pytest
@@ -45,6 +47,15 @@ def test_a_chunk_does_what_so_many_steps_do(model: LRURec, steps: int) -> None:
     session = load_graph(chunk)
     assert [(i.name, i.shape) for i in session.get_inputs()] == [("state", ["B", 512]), ("x", ["B", steps, 64])]
     assert [(o.name, o.shape) for o in session.get_outputs()] == [("next_state", ["B", 512]), ("query", ["B", 64])]
+
+
+@torch.no_grad()
+def test_a_chunk_of_long_memories_and_large_states_is_accepted(model: LRURec) -> None:
+    trained = LRURec(model.shape).eval()
+    for block in trained.blocks:
+        block.lru.nu.fill_(math.log(-math.log(0.9995)))
+        block.lru.inner.weight *= 200
+    export_chunk(trained, 32)
 
 
 def test_a_chunk_of_a_model_with_one_block_needs_no_scan() -> None:

@@ -49,6 +49,18 @@ def test_a_graph_that_cannot_be_loaded_is_malformed(artefact: Artefact, file: st
         run_probes(artefact.manifest, artefact.files | {file: b"graph"})
 
 
+def test_a_chunk_that_a_worker_would_refuse_is_malformed(artefact: Artefact) -> None:
+    with pytest.raises(Malformed, match="no fixed number of steps"):
+        run_probes(artefact.manifest, artefact.files | {CHUNK: artefact.files[STEP]})
+
+
+def test_probes_that_are_too_short_for_a_chunk_are_malformed(artefact: Artefact) -> None:
+    probes = decode_probes(artefact.files[PROBES])
+    short = encode_probes(type(probes)(probes.rows[:2, :20].copy(), probes.query[:2], probes.top[:2]))
+    with pytest.raises(Malformed, match="must be as long as the 32 of"):
+        run_probes(artefact.manifest, artefact.files | {PROBES: short})
+
+
 def test_an_artefact_without_a_chunk_is_proved_by_its_steps(artefact: Artefact) -> None:
     run_probes(artefact.manifest, {name: content for name, content in artefact.files.items() if name != CHUNK})
 
