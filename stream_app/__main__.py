@@ -1,9 +1,11 @@
 """`python -m stream_app [SETTINGS] [-- FAUST OPTIONS]`: run a worker, or several."""
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from schemas.settings import run_command
 from stream_app.settings import WorkerSettings
@@ -41,5 +43,16 @@ def _command(faust_options: Sequence[str]) -> type[WorkerSettings]:
     return Worker
 
 
+def _end(status: int) -> NoReturn:
+    """End the process without taking the interpreter down.
+
+    The Kafka client's threads may still call back, and a call into an interpreter that is going away is a crash.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())

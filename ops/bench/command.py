@@ -46,6 +46,11 @@ class Bench(Report):
     rates: str = Field("100,1000,5000", pattern=_NUMBERS, description="latency: events per second, one after the other")
     rate: int = Field(3_000, ge=10, description="swap: events per second")
     seconds: float = Field(10.0, gt=0, description="latency: of traffic in each run; swap: before, during and after")
+    warm_seconds: float = Field(
+        30.0,
+        ge=1,
+        description="latency: of traffic for each side before all runs, in which the broker's compiler is busy",
+    )
     behind: str = Field("10,200,1000,10000", pattern=_NUMBERS, description="history: events that came before")
     crowd: int = Field(500, ge=50, multiple_of=50, description="history: users in a large round")
     plot: Path | None = Field(None, description="history: also draw a chart, as SVG, into this file")
@@ -109,7 +114,7 @@ class Bench(Report):
                     self.events, self.catalogue, self.runs, self.stock_events, _numbers(self.workers)
                 )
             case "latency":
-                return latency.bench(_numbers(self.rates), self.seconds, self.runs)
+                return latency.bench(_numbers(self.rates), self.seconds, self.runs, self.warm_seconds)
             case "history":
                 return history.bench(_numbers(self.behind), self.crowd, self.runs, self.plot)
             case "catalogue":

@@ -28,9 +28,8 @@ from schemas.settings import Settings
 
 WARM_S: Final = 2.0
 """of traffic at the beginning of each run that does not count"""
-_BROKER_WARM_S: Final = 30.0
-"""of traffic before all runs: until then a new broker's compiler takes half a core"""
 _WARM_RATE: Final = 1_000
+"""events per second before all runs: a new broker's compiler takes half a core for a while"""
 _QUANTILES: Final = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "p999_ms": 0.999}
 _JUDGED: Final = "p50_ms"
 """the others move with whatever else the machine does"""
@@ -95,7 +94,7 @@ class Side(NamedTuple):
     event_id: EventId
 
 
-def bench(rates: Sequence[int], seconds: float, runs: int, warm_s: float = _BROKER_WARM_S) -> Findings:
+def bench(rates: Sequence[int], seconds: float, runs: int, warm_s: float) -> Findings:
     """Measure both sides in turn at each rate, after `warm_s` seconds of traffic for each side.
 
     Raises:

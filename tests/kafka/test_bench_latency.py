@@ -7,7 +7,7 @@ from schemas.settings import DONE, run_command
 
 
 def test_latencies_are_measured_beside_a_pass_through(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["latency", "--rates", "50", "--seconds", "1", "--runs", "1", "--json"]
+    options = ["latency", "--rates", "50", "--seconds", "1", "--runs", "1", "--warm-seconds", "1", "--json"]
     assert run_command("ops bench", Bench, options) == DONE
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     ours = said["rates"]["50"]
