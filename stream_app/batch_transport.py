@@ -369,11 +369,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             if not ours.fetches_ahead:
                 consumer.pause(*consumer.assignment())
 
-    def _is_much(self, fetched: Iterable[Sequence[Any]]) -> bool:
-        conf, records = self.app.conf, list(chain.from_iterable(fetched))
-        if len(records) >= _AHEAD_RECORDS * conf.broker_max_poll_records:
+    def _is_much(self, fetched: Collection[Sequence[Any]]) -> bool:
+        conf = self.app.conf
+        if sum(map(len, fetched)) >= _AHEAD_RECORDS * conf.broker_max_poll_records:
             return True
-        size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
+        size = sum(len(record.key or b"") + len(record.value or b"") for record in chain.from_iterable(fetched))
         return size >= _AHEAD_BYTES * conf.consumer_max_fetch_size
 
     async def on_thread_stop(self) -> None:

@@ -3,7 +3,7 @@
 A worker runs them again before it serves a model; what fails here would only be refused there. PyTorch is not needed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -53,10 +53,15 @@ def fold(
     """Queries [P, D] after the histories `rows` [P, L], right padded with -1, folded from zero states [P, `state`].
 
     As many items of each as fill chunks go by `chunk`, if there is one, the others by `step`.
+
+    Raises:
+        ValueError: no history is long enough for the chunk.
     """
     states = np.zeros((len(rows), state), dtype=np.float32)
     queries = np.zeros((len(rows), embedding.shape[1]), dtype=np.float32)
     done, lengths = np.zeros(len(rows), int), (rows >= 0).sum(1)
+    if chunk is not None and (longest := int(lengths.max())) < chunk_steps(chunk):
+        raise ValueError(f"no history fills a chunk of {chunk_steps(chunk)} steps, the longest has {longest} items")
     for session in (step,) if chunk is None else (chunk, step):
         steps = 1 if session is step else chunk_steps(session)
         while len(lanes := np.flatnonzero(lengths - done >= steps)):
@@ -105,20 +110,12 @@ def run_probes(manifest: Manifest, files: Mapping[str, bytes]) -> None:
     rows = np.concatenate((probes.rows, probes.top), axis=1)
     if rows.min() < -1 or rows.max() >= manifest.items or probes.top.min() < 0:
         raise Malformed(PROBES, [int(rows.min()), int(rows.max())], f"must hold rows below {manifest.items}")
+    given = catalogue.embedding, probes.rows, manifest.state
     step = _load(STEP, files)
-    for name in (CHUNK, STEP) if CHUNK in files else (STEP,):
-        try:
-            chunk = _load(CHUNK, files) if name == CHUNK else None
-            if chunk and chunk_steps(chunk) > probes.rows.shape[1]:
-                raise Malformed(PROBES, probes.rows.shape[1], f"must be as long as the {chunk_steps(chunk)} of {CHUNK}")
-            query = fold(step, chunk, catalogue.embedding, probes.rows, manifest.state)
-        except Malformed:
-            raise
-        except Exception as error:  # the runtime's exceptions share no other base
-            raise Malformed(name, f"{len(files[name])} bytes", f"must advance states ({error})") from error
-        worst = float(np.abs(query - probes.query).max()) if query.shape == probes.query.shape else float("inf")
-        if not worst <= TOLERANCE:
-            raise Malformed(PROBES, worst, f"must differ from the export's queries by at most {TOLERANCE} with {name}")
+    query = _answers(STEP, lambda: fold(step, None, *given), probes)
+    if CHUNK in files:
+        chunk = _load(CHUNK, files)
+        _answers(CHUNK, lambda: fold(step, chunk, *given), probes)
     scores = query @ catalogue.embedding.T + catalogue.bias
     best = -np.sort(-scores, axis=1)[:, : probes.top.shape[1]]
     if not np.allclose(best, np.take_along_axis(scores, probes.top, axis=1), atol=TOLERANCE):
@@ -128,5 +125,17 @@ def run_probes(manifest: Manifest, files: Mapping[str, bytes]) -> None:
 def _load(name: str, files: Mapping[str, bytes]) -> onnxruntime.InferenceSession:
     try:
         return load_graph(files[name])
-    except Exception as error:  # as above
+    except Exception as error:  # the runtime's exceptions share no other base
         raise Malformed(name, f"{len(files[name])} bytes", f"must be an ONNX graph ({error})") from error
+
+
+def _answers(name: str, folded: Callable[[], NDArray[np.float32]], probes: Probes) -> NDArray[np.float32]:
+    """The queries of a fold that needs the graph `name`, if they are those of the probes."""
+    try:
+        query = folded()
+    except Exception as error:  # as above
+        raise Malformed(name, "a graph", f"must advance states ({error})") from error
+    worst = float(np.abs(query - probes.query).max()) if query.shape == probes.query.shape else float("inf")
+    if not worst <= TOLERANCE:
+        raise Malformed(PROBES, worst, f"must differ from the export's queries by at most {TOLERANCE} with {name}")
+    return query

@@ -57,7 +57,7 @@ def test_a_chunk_that_a_worker_would_refuse_is_malformed(artefact: Artefact) -> 
 def test_probes_that_are_too_short_for_a_chunk_are_malformed(artefact: Artefact) -> None:
     probes = decode_probes(artefact.files[PROBES])
     short = encode_probes(type(probes)(probes.rows[:2, :20].copy(), probes.query[:2], probes.top[:2]))
-    with pytest.raises(Malformed, match="must be as long as the 32 of"):
+    with pytest.raises(Malformed, match="no history fills a chunk of 32 steps, the longest has 12 items"):
         run_probes(artefact.manifest, artefact.files | {PROBES: short})
 
 
