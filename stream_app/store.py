@@ -4,13 +4,17 @@ Keys: ``0x01`` + the user's key for records, ``0x00`` + a name for the store's o
 that belong to it become durable together or not at all.
 """
 
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from rocksdict import (
     BlockBasedOptions,
     Cache,
+    DbClosedError,
     DBCompressionType,
     Env,
     Options,
@@ -55,16 +59,14 @@ class Store:
             OSError: RocksDB cannot open it now: in use, or the disk is full.
         """
         self.path = path
+        self._cache = cache or Cache(_CACHE_BYTES)
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._db = Rdict(str(path), _options(cache or Cache(_CACHE_BYTES)))
-        except Exception as error:  # rocksdict raises nothing narrower
-            raise _told(path, error, opening=True) from error
+        self._db = self._open()
         self._unlogged = WriteOptions()
         self._unlogged.disable_wal = True
         self._uncached = ReadOptions()
         self._uncached.fill_cache(False)  # a walk through all records would drive out those in use
-        self._deferred = False
+        self._unmerged = False
         self._flushes = self._position(_FLUSH)
         self._unflushed_bytes = 0
         if self._position(_FLUSHED) > self._flushes:
@@ -138,16 +140,38 @@ class Store:
             raise _told(self.path, error) from error
         self._unflushed_bytes = 0
 
-    def defer_compaction(self) -> None:
-        """Do not merge what is written until `compact_again`: for bulk recovery; a store that is opened merges."""
-        self._db.set_options({"disable_auto_compactions": "true"})
-        self._deferred = True
+    def begin_bulk(self) -> None:
+        """Take in very much that is not logged: past the page cache, and nothing is merged until `merge_again`.
 
-    def compact_again(self) -> None:
-        """Merge in the background what was written; nothing happens unless it was deferred."""
-        if self._deferred:
+        Copying into the page cache would take longer than all the rest of the records' way to the disk.
+        """
+        self._reopen(merging=False, direct=_takes_direct_writes(self.path))
+        self._unmerged = True
+
+    def end_bulk(self) -> None:
+        """Write as always again, but do not merge yet; everything is flushed. Nothing happens if no bulk was begun."""
+        if self._unmerged:
+            self._reopen(merging=False)
+
+    def merge_again(self) -> None:
+        """Merge in the background what a bulk has written; a store that is opened does, too."""
+        if self._unmerged:
             self._db.set_options({"disable_auto_compactions": "false"})
-            self._deferred = False
+            self._unmerged = False
+
+    def _reopen(self, *, merging: bool = True, direct: bool = False) -> None:
+        self._db.close()
+        self._db = self._open(merging=merging, direct=direct)
+
+    def _open(self, *, merging: bool = True, direct: bool = False) -> Rdict:
+        options = _options(self._cache)
+        options.set_disable_auto_compactions(not merging)
+        options.set_use_direct_io_for_flush_and_compaction(direct)
+        try:
+            # the name, or a store that exists would keep the options that it was left with
+            return Rdict(str(self.path), options, column_families={"default": options})
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise _told(self.path, error, opening=True) from error
 
     def compact(self) -> None:
         """Merge everything into one level: what a store comes to when it is left alone for long."""
@@ -189,7 +213,8 @@ class Store:
 
     def close(self) -> None:
         """Close it; another process may open it then."""
-        self._db.close()
+        with suppress(DbClosedError):  # it could not be opened anew
+            self._db.close()
 
     def _get(self, keys: bytes | list[bytes]) -> Any:
         try:
@@ -217,6 +242,16 @@ def _told(path: Path, error: Exception, *, opening: bool = False) -> Exception:
     if "Corruption" in text or (opening and "No such file" in text):
         return _damaged(path, text)
     return OSError(f"{path} cannot be {'opened' if opening else 'used'}: {text}")
+
+
+def _takes_direct_writes(directory: Path) -> bool:
+    """Whether the file system can write past the page cache; one in memory may not."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory) as file:
+            os.close(os.open(file.name, os.O_WRONLY | getattr(os, "O_DIRECT", 0)))
+    except OSError:
+        return False
+    return True
 
 
 def _options(cache: Cache) -> Options:

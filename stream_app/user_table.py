@@ -88,13 +88,13 @@ class UserTable:
                 _refuse_broken_changelog(store, partition, low, end)
                 ahead += end - store.changelog_position
                 if end - store.changelog_position > _BULK:
-                    store.defer_compaction()
+                    store.begin_bulk()
             self._progress.begin(ahead)
             with ThreadPoolExecutor(_RECOVERING_PARTITIONS) as pool:
                 recover = partial(self._recover, identity)
                 recovered = dict(zip(stores, pool.map(recover, stores, stores.values()), strict=True))
             for store in stores.values():
-                store.compact_again()
+                store.merge_again()
         except BaseException:
             for store in stores.values():
                 store.close()
@@ -154,6 +154,7 @@ class UserTable:
 
     def _recover(self, identity: "TableIdentity", partition: int, store: Store) -> Recovered:
         recovered = self._catch_up(store, partition, identity)
+        store.end_bulk()
         if store.identity is None:
             store.identity = identity.in_store
         return recovered

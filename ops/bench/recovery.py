@@ -227,7 +227,7 @@ def _write(settings: WorkerSettings, states: int) -> None:
     values = _records(0, _BLOCK, ANY)
     for partition in range(settings.partitions):
         store = Store(settings.data_dir / str(partition))
-        store.defer_compaction()
+        store.begin_bulk()
         mine = range(partition, states, settings.partitions)
         for at in range(0, len(mine), _READ):
             chunk = {f"user-{user}".encode(): values[user % _BLOCK] for user in mine[at : at + _READ]}

@@ -132,7 +132,7 @@ def batches(position):
 logs.configure("INFO")  # to stderr
 store = Store(Path(sys.argv[1]))
 if store.changelog_position == 0:
-    store.defer_compaction()
+    store.begin_bulk()
 replay(store, 0, batches(store.changelog_position), b"topics", Progress())
 """
 

@@ -1,5 +1,7 @@
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,62 @@ def test_a_kill_at_any_moment_leaves_records_and_positions_of_one_batch(path: Pa
     assert n >= int(printed[-1]) == 100
     assert store.input_position == 2 * n
     assert store.get(keys) == [str(n).encode()] * len(keys)
+
+
+def write_bulk(store: Store) -> None:
+    store.begin_bulk()
+    for number in range(12):
+        store.write({b"u%d" % user: bytes([number]) for user in range(100)}, number + 1, logged=False)
+        store.flush()
+
+
+def unmerged(store: Store) -> int:
+    return int(store._db.property_value("rocksdb.num-files-at-level0") or 0)
+
+
+def await_merged(store: Store) -> None:
+    deadline = time.monotonic() + 60
+    while unmerged(store) > 4:  # from which RocksDB merges
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert store.get([b"u0", b"u99"]) == [b"\x0b", b"\x0b"]
+
+
+def test_a_bulk_is_merged_when_it_is_over(path: Path):
+    store = Store(path)
+    write_bulk(store)
+    store.end_bulk()
+    assert unmerged(store) >= 12
+    store.merge_again()
+    await_merged(store)
+    assert store.changelog_position == 12
+    store.close()
+
+
+def test_a_store_that_was_killed_in_a_bulk_merges_when_it_is_opened(path: Path):
+    kill_after("from tests.stream_app.test_store import write_bulk; write_bulk(store)", path)
+    store = Store(path)
+    await_merged(store)
+    store.write({b"u0": b"later"}, 13)
+    assert store.get([b"u0"]) == [b"later"]
+    store.close()
+    assert Store(path).changelog_position == 13
+
+
+def test_a_store_in_memory_takes_a_bulk_whether_or_not_it_can_write_past_the_page_cache():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        store = Store(Path(name) / "0")
+        write_bulk(store)
+        store.end_bulk()
+        assert store.get([b"u0"]) == [b"\x0b"]
+        store.close()
+
+
+def test_a_store_that_cannot_be_opened_for_a_bulk_says_so_and_can_be_closed(path: Path):
+    store = Store(path)
+    store.write({b"u": b"record"}, 1)
+    (path / "CURRENT").unlink()
+    (path / "CURRENT").mkdir()
+    with pytest.raises(OSError, match="cannot be opened"):
+        store.begin_bulk()
+    store.close()
