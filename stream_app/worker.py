@@ -23,7 +23,7 @@ from stream_app.settings import WorkerSettings
 from stream_app.topic_check import await_topics
 from stream_app.web import application, serve
 
-SWITCH_INTERVAL_S: Final = 0.0005
+_SWITCH_INTERVAL_S: Final = 0.0005
 """how long a thread that comes back from native code waits for the interpreter at most: about a model step"""
 _log = structlog.get_logger()
 
@@ -42,13 +42,22 @@ def run_worker(settings: WorkerSettings, faust_options: Sequence[str] = ()) -> i
     with _web(settings, host, engine, champion):
         await_topics(settings)
         _log.info("started", app=settings.app, broker=settings.broker)
-        _collect_garbage_rarely()
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        tune_interpreter()
         with (
             Follower(settings, settings.items, availability, host.fail),
             Follower(settings, settings.models, champion, host.fail),
         ):
             return host.run(engine, faust_options)
+
+
+def tune_interpreter() -> None:
+    """Look for garbage rarely and let threads in soon, in this process from now on.
+
+    A round makes some 100,000 objects without a cycle; looking for cycles among them costs a fifth of its time.
+    """
+    gc.freeze()
+    gc.set_threshold(500_000, 20, 20)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
 
 def _web(
@@ -59,9 +68,3 @@ def _web(
     health = Health(host, engine, settings.stuck_after_s)
     REGISTRY.register(WorkerMetrics(host, engine, champion, health, store_directory(settings)))
     return serve(application(health, REGISTRY), settings.web_host, settings.web_port)
-
-
-def _collect_garbage_rarely() -> None:
-    """A round makes some 100,000 objects without a cycle; looking for cycles among them costs a fifth of its time."""
-    gc.freeze()
-    gc.set_threshold(500_000, 20, 20)

@@ -6,7 +6,6 @@ computed meanwhile.
 """
 
 import multiprocessing
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from schemas.artefact_store import ArtefactStore
 from schemas.settings import Settings
 from stream_app.loading import load_model
 from stream_app.model import Model
-from stream_app.worker import SWITCH_INTERVAL_S
+from stream_app.worker import tune_interpreter
 
 _TICK_S: Final = 0.001
 _STATUS: Final = Path("/proc/self/status")
@@ -71,7 +70,7 @@ def measure(items: int) -> Loading:
 
 
 def _load(settings: Settings, manifest: Manifest) -> Loading:
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    tune_interpreter()
     store = ArtefactStore(settings.artefact_store)
     before = _mib("VmRSS")
     serving = load_model(manifest, store.read(manifest))

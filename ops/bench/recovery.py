@@ -32,6 +32,7 @@ from stream_app.kafka_broker import KafkaBroker
 from stream_app.settings import WorkerSettings
 from stream_app.store import Store
 from stream_app.user_table import TableIdentity
+from stream_app.worker import tune_interpreter
 
 _EVENTS: Final = 50
 _STATE_FLOATS: Final = 512
@@ -202,6 +203,7 @@ def _timed(
 
 def _recover(settings: WorkerSettings, states: int) -> None:
     """What a worker does when the group gives it all partitions."""
+    tune_interpreter()
     engine = Engine(settings, KafkaBroker(settings), lambda _: True)
     recovered = engine.own(range(settings.partitions))
     assert recovered == states + settings.partitions, f"{recovered} records for {states} states"

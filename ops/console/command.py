@@ -58,14 +58,15 @@ class Console(Command):
         about = {"app": self.app, "cluster": self.broker, "rows_a_second": ROWS_A_SECOND}
         web = Web(traffic, metrics, about)
         server = _Server(web, token, _LOCAL_NAMES if local else None)
-        for number in _ENDING:  # a shell's background job would ignore the first one
-            signal.signal(number, signal.default_int_handler)
-        print(f"Console at {_address(listening)}; Ctrl-C stops it", flush=True)
-        if not local and token is None:
-            print("whoever reaches this address can read everything: set RECOMMENDER_CONSOLE_TOKEN", file=sys.stderr)
         feed = Feed(self, traffic, self.read_back)
-        with suppress(KeyboardInterrupt), feed:
-            server.run(sockets=[listening])
+        if not local and token is None:
+            print("whoever reaches the console can read everything: set RECOMMENDER_CONSOLE_TOKEN", file=sys.stderr)
+        with suppress(KeyboardInterrupt):
+            for number in _ENDING:  # a shell's background job would ignore the first one
+                signal.signal(number, signal.default_int_handler)
+            print(f"Console at {_address(listening)}; Ctrl-C stops it", flush=True)
+            with feed:
+                server.run(sockets=[listening])
         if feed.failure is not None:
             raise feed.failure
         return DONE

@@ -14,7 +14,7 @@ _send = KafkaBroker.send
 
 def send_slowly(broker: KafkaBroker, outgoing: Mapping[int, Outgoing]) -> dict[int, list[int]]:
     """So that a worker is mostly frozen with states in its hands."""
-    time.sleep(0.3)
+    time.sleep(1)
     return _send(broker, outgoing)
 
 
