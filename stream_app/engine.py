@@ -36,6 +36,8 @@ from stream_app.shares import share_out
 from stream_app.user_table import UserTable
 
 _ATTEMPTS: Final = 3
+_REBASE_S: Final = 0.01
+"""of a round, about, for users of the previous model who have an event and whom no walk will move"""
 _OWN_STAGES: Final = {Stage.INTAKE, Stage.ADVANCE, Stage.COMPUTE, Stage.ENCODE}
 """in which a failure comes from the records, not from Kafka or the disk"""
 _log = structlog.get_logger()
@@ -78,7 +80,6 @@ class Engine:
         self._list_length = settings.list_length
         self._encode = encode_json if settings.list_format == "json" else encode_msgpack
         self._every = settings.emit == "every"
-        self._rebase_steps = settings.rebase_steps
         self._skipped = {tuple(map(int, place.split(":"))) for place in settings.skip_records.split(",") if place}
         self._decode = settings.event_codec.decode
         self._broker = broker
@@ -364,6 +365,8 @@ class Engine:
         users: list[_User] = []
         strays: dict[int, dict[bytes, Malformed]] = defaultdict(dict)
         partitions = self._broker.identity().partitions
+        # while the walk is under way it does that, in the time that rounds leave
+        most_steps = 0 if self._rebasing.under_way else self._rebasing.steps_within(_REBASE_S)
         rebase_steps = 0
         for partition, by_key in changes.items():
             keys = list(by_key)
@@ -372,7 +375,7 @@ class Engine:
                     strays[partition][key] = wrong
                     continue
                 record = StateRecord() if value is None else state.decode(value)
-                within_budget = rebase_steps < self._rebase_steps or again is Cause.MODEL  # which is picked by it
+                within_budget = rebase_steps < most_steps or again is Cause.MODEL  # which is picked by it
                 model, rebase = self._model_for(record, within_budget=within_budget)
                 if rebase and record.model_version != NO_MODEL:
                     rebase_steps += record.history_length

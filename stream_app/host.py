@@ -45,8 +45,10 @@ _QUIET_S: Final = 1.0
 """without a round, after which slices in the background follow each other"""
 _SLICE_S: Final = 0.01
 _LONGEST_SLICE_S: Final = 0.05
-_SHARE: Final = 1 / 4
+_SHARE: Final = 1 / 3
+"""of the time that rounds leave"""
 _LEAST_SHARE: Final = 1 / 20
+"""of all time"""
 _PAUSE_S: Final = 0.002
 
 _log = structlog.get_logger()
@@ -129,6 +131,7 @@ class Host:
         self._app.task(self._rebase)
         self._queue: asyncio.Queue[Any] | None = None
         self._last_round = _Busy(float("-inf"), 0.0)
+        self._rounds_s = 0.0
         self._reported = (0, 0)
         self.beat_at: float | None = None
         self.busy_since: float | None = None
@@ -223,6 +226,7 @@ class Host:
                     await self._in_engine(self._process, batches)
                     self._consumer.done(batches)
                     self._last_round = _Busy.since(started)
+                    self._rounds_s += self._last_round.seconds
 
     def _process(self, batches: Sequence[Batch]) -> None:
         by_partition: dict[int, list[Record]] = {}
@@ -287,15 +291,15 @@ class Host:
     async def _rebase(self) -> None:
         """Faust's task: what is to be done in the background, in slices between the rounds.
 
-        Events wait for a slice no longer than for a round. While there are events, slices have a quarter of the time,
-        in moments when no batch waits; without such moments a twentieth.
+        While there are events, a slice is short, and slices have a third of the time that rounds leave, in moments when
+        no batch waits; where that is less than a twentieth of all time, they have that.
         """
         while not self._app.should_stop:
             if not (self._engine.rebasing and self._consumer.flow_active):
                 await asyncio.sleep(_LOOK_S)
                 continue
             quiet = time.monotonic() - self._last_round.until > _QUIET_S
-            budget_s = _LONGEST_SLICE_S if quiet else min(_LONGEST_SLICE_S, max(_SLICE_S, self._last_round.seconds))
+            budget_s = _LONGEST_SLICE_S if quiet else _SLICE_S
             async with self._consumer.round:
                 if not self._consumer.flow_active:
                     continue
@@ -306,10 +310,12 @@ class Host:
 
     async def _rest(self, spent: _Busy) -> None:
         """After a slice, leave the engine to rounds."""
+        rounds_before_s = self._rounds_s
+        enough_s, most_s = (spent.seconds * (1 / share - 1) for share in (_SHARE, _LEAST_SHARE))
         await asyncio.sleep(0)
-        enough, latest = (spent.until + spent.seconds * (1 / share - 1) for share in (_SHARE, _LEAST_SHARE))
-        while (now := time.monotonic()) < latest and now - self._last_round.until < _QUIET_S:
-            if now >= enough and (self._queue is None or self._queue.empty()):
+        while (now := time.monotonic()) - spent.until < most_s and now - self._last_round.until < _QUIET_S:
+            left_s = now - spent.until - (self._rounds_s - rounds_before_s)
+            if left_s >= enough_s and (self._queue is None or self._queue.empty()):
                 break
             await asyncio.sleep(_PAUSE_S)
 

@@ -42,7 +42,7 @@ class Rebasing:
 
     Args:
         window_days: since the last event of those who move; 0 for nobody.
-        most_steps: model steps of a slice.
+        most_steps: model steps of a slice at most.
         estimate: about how many users a partition has.
         clock: monotonic seconds.
     """
@@ -78,6 +78,10 @@ class Rebasing:
         expected = sum(walk.looked if walk.over else max(walk.looked + 1, walk.expected) for walk in walks)
         return sum(walk.looked for walk in walks) / max(1, expected)
 
+    def steps_within(self, budget_s: float) -> int:
+        """How many model steps fit into `budget_s`, as far as is known from the last slice; the setting bounds them."""
+        return min(self._most_steps, max(_LEAST_STEPS, int(self._steps_per_s * budget_s)))
+
     def begin(self, partitions: Iterable[int]) -> None:
         """Walk through these partitions from their first user on: another model serves."""
         self._walks.clear()
@@ -107,7 +111,7 @@ class Rebasing:
         Returns:
             the keys of those who move now, by partition, and the model steps that they take, about as many as fit.
         """
-        most = min(self._most_steps, max(_LEAST_STEPS, int(self._steps_per_s * budget_s)))
+        most = self.steps_within(budget_s)
         until, oldest_ms = self._clock() + budget_s / 2, now_ms - self._window_ms
         picked: dict[int, list[bytes]] = {}
         steps = 0

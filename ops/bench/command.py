@@ -49,7 +49,8 @@ class Bench(Report):
     warm_seconds: float = Field(
         30.0,
         ge=1,
-        description="latency: of traffic for each side before all runs, in which the broker's compiler is busy",
+        description="latency: of traffic for each side before all runs, in which the broker's compiler is busy; "
+        "swap: for the worker",
     )
     behind: str = Field("10,200,1000,10000", pattern=_NUMBERS, description="history: events that came before")
     crowd: int = Field(500, ge=50, multiple_of=50, description="history: users in a large round")
@@ -124,7 +125,7 @@ class Bench(Report):
             case "state":
                 return state.bench(users, 10 * users)
             case "swap":
-                return swap.bench(users, self.rate, self.seconds, self.runs)
+                return swap.bench(users, self.rate, self.seconds, self.runs, self.warm_seconds)
             case "recovery":
                 return recovery.bench(users, self.partitions, self.runs)
             case _:

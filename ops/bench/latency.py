@@ -28,7 +28,7 @@ from schemas.settings import Settings
 
 WARM_S: Final = 2.0
 """of traffic at the beginning of each run that does not count"""
-_WARM_RATE: Final = 1_000
+WARM_RATE: Final = 1_000
 """events per second before all runs: a new broker's compiler takes half a core for a while"""
 _QUANTILES: Final = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "p999_ms": 0.999}
 _JUDGED: Final = "p50_ms"
@@ -138,7 +138,7 @@ def measure(
         found: dict[int, tuple[Percentiles, Percentiles]] = {}
         late_s, number = 0.0, 0
         for side in sides.values():
-            drive(side, _WARM_RATE, warm_s, number)
+            drive(side, WARM_RATE, warm_s, number)
         for rate in rates:
             percentiles: dict[str, list[Percentiles]] = {name: [] for name in sides}
             for _ in range(runs):

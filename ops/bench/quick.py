@@ -19,7 +19,7 @@ BENCHES: Final[Mapping[str, Callable[[], Findings]]] = {
     "history": partial(history.bench, (10, 200, 1_000), 50, 1, None),
     "catalogue": partial(catalogue.bench, [3_416, 57_289], 3),
     "state": partial(state.bench, 2_000, 10_000),
-    "swap": partial(swap.bench, 2_000, 200, 4.0, 1),
+    "swap": partial(swap.bench, 2_000, 200, 4.0, 1, 4.0),
     "recovery": partial(recovery.bench, 20_000, 4, 1),
 }
 

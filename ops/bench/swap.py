@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ops.bench.findings import Findings, table
-from ops.bench.latency import WARM_S, Percentiles, Side, drive, of_list
+from ops.bench.latency import WARM_RATE, WARM_S, Percentiles, Side, drive, of_list
 from ops.bench.recovery import Origin, fill
 from ops.bench.rig import CATALOGUE, HISTORY_LENGTH, Rig, announce, keep_model, running
 from ops.program import Program, ProgramFailed
@@ -49,9 +49,9 @@ class Swap(NamedTuple):
     """from the announcement to the last of them"""
 
 
-def bench(users: int, rate: int, seconds: float, runs: int) -> Findings:
+def bench(users: int, rate: int, seconds: float, runs: int, broker_warm_s: float) -> Findings:
     """Measure and compare before and during; see `measure`."""
-    found = measure(users, rate, seconds, runs)
+    found = measure(users, rate, seconds, runs, broker_warm_s)
     cold_s, warm_s = statistics.median(found.cold_s), statistics.median(found.warm_s)
     parts = {"before": found.before, "during": found.during, "after": found.after}
     rows = [[f"{rate:,} events/s", "p50", "p90", "p99", "p99.9 ms"]]
@@ -78,7 +78,7 @@ def bench(users: int, rate: int, seconds: float, runs: int) -> Findings:
     )
 
 
-def measure(users: int, rate: int, seconds: float, runs: int) -> Swap:
+def measure(users: int, rate: int, seconds: float, runs: int, broker_warm_s: float) -> Swap:
     """Start a worker cold and warm in turn, and swap the model under the last one.
 
     Args:
@@ -86,6 +86,7 @@ def measure(users: int, rate: int, seconds: float, runs: int) -> Swap:
         rate: events per second.
         seconds: of traffic before the announcement, after it, and after the last user has moved.
         runs: of each kind of start.
+        broker_warm_s: seconds of traffic after that and before all else, in which the broker's compiler is busy.
 
     Raises:
         ProgramFailed: something did not come.
@@ -103,10 +104,8 @@ def measure(users: int, rate: int, seconds: float, runs: int) -> Swap:
             rmtree(rig.directory / "states", ignore_errors=True)
             for found in (cold_s, warm_s):
                 found.append(_first_list_s(settings, rig))
-        with Program("stream_app", rig.worker_arguments(), settings, rig.directory / "swap.log") as worker:
-            starts = sum(line.get("event") == "owns partitions" for line in worker.lines())
-            worker.await_lines(starts, _FIRST_LIST_S, event="owns partitions")
-            moves = sum(line.get("event") == _MOVED for line in worker.lines())
+        with Program("stream_app", rig.worker_arguments(), settings, rig.directory / "swapped.log") as worker:
+            worker.await_lines(1, _FIRST_LIST_S, event=_MOVED)  # nobody has to move to its first model
             announced: list[tuple[float, float]] = []
 
             def swap() -> None:
@@ -117,13 +116,14 @@ def measure(users: int, rate: int, seconds: float, runs: int) -> Swap:
                 threading.Timer(began_s + WARM_S + seconds - time.monotonic(), swap).start()
 
             side = Side(settings, of_list)
+            drive(side, WARM_RATE, broker_warm_s, 0, users)
             run = drive(side, rate, WARM_S + 2 * seconds, 1, users, swap_later)
             at_s, at_unix_s = announced[0]
             due_before = round((at_s - run.produced.began_s) * rate)
             before, during = run.latencies_ms[round(WARM_S * rate) : due_before], run.latencies_ms[due_before:]
             if not (before and during):
                 raise ProgramFailed("the model was announced before or after all events that count: try more seconds")
-            worker.await_lines(moves + 1, _MOVED_S, event=_MOVED)
+            worker.await_lines(2, _MOVED_S, event=_MOVED)
             after = drive(side, rate, WARM_S + seconds, 2, users).latencies_ms[round(WARM_S * rate) :]
         moved, last_unix_s = _moved(settings)
         return Swap(

@@ -56,7 +56,8 @@ def test_an_unavailable_item_stays_off_the_lists_of_the_next_model(worker: Worke
     assert best not in listed(worker)[0]
 
 
-def test_states_of_the_previous_model_wait_for_their_turn_when_a_round_has_no_steps_left(worker: Worker):
+def swap_and_go_on(worker: Worker) -> list[int]:
+    """The models of three users' last lists: they had events before the swap and have one more after it."""
     worker.engine.swap(TinyModel(1, ITEMS).load())
     for user in "uvw":
         for item in ITEMS[:4]:
@@ -65,10 +66,23 @@ def test_states_of_the_previous_model_wait_for_their_turn_when_a_round_has_no_st
     worker.engine.swap(TinyModel(2, ITEMS).load())
     for user in "uvw":
         worker.world.produce(user, "i4")
-    worker.work(50)  # its budget is one history
-    assert worker.engine.counters.rebased == 1
+    worker.work(50)
     last = {key: found.model for lists in worker.world.lists.values() for key, found in lists if found is not None}
-    assert sorted(last.values()) == [1, 1, 2]
+    return sorted(last.values())
+
+
+def test_the_previous_model_goes_on_with_users_whom_the_walk_has_not_moved_yet(worker: Worker):
+    assert swap_and_go_on(worker) == [1, 1, 1]
+    assert worker.engine.counters.rebased == 0
+
+
+def test_without_a_walk_states_of_the_previous_model_wait_when_a_round_has_no_steps_left(tmp_path: Path):
+    world = World(tmp_path)
+    worker = world.workers["a"] = Worker(world, "a", rebase_window_days=0)
+    worker.own({0, 1})
+    assert swap_and_go_on(worker) == [1, 1, 2]  # a round's budget is one history
+    assert worker.engine.counters.rebased == 1
+    worker.engine.close()
 
 
 def test_a_broker_that_does_not_answer_is_asked_again_later(worker: Worker, monkeypatch: pytest.MonkeyPatch):

@@ -226,7 +226,7 @@ class Worker:
         directory = store_directory(self.settings)
         as_killed = directory.with_suffix(".killed")
         if directory.exists():
-            shutil.copytree(directory, as_killed)
+            _copy_at_rest(directory, as_killed)
         self.engine.close()
         if directory.exists():
             shutil.rmtree(directory)
@@ -243,6 +243,25 @@ class Worker:
         for partition, owner in self.world.owner.items():
             if owner == self.name:
                 self.world.owner[partition] = None
+
+
+def _copy_at_rest(directory: Path, copy: Path) -> None:
+    """Copy stores that RocksDB may be merging: again, if files came or went meanwhile."""
+    while True:
+        before = _sizes(directory)
+        with suppress(shutil.Error):  # a file went
+            shutil.copytree(directory, copy)
+            if _sizes(directory) == before:
+                return
+        shutil.rmtree(copy)
+
+
+def _sizes(directory: Path) -> dict[Path, int]:
+    sizes = {}
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            sizes[path] = path.stat().st_size
+    return sizes
 
 
 class WorkerBroker:
