@@ -37,7 +37,9 @@ from stream_app.user_table import UserTable
 
 _ATTEMPTS: Final = 3
 _REBASE_S: Final = 0.01
-"""of a round, about, for users of the previous model who have an event and whom no walk will move"""
+"""of a round, about, for users of a previous model who have an event and to whom no walk will come"""
+_MOST_PREVIOUS: Final = 2
+"""models beside the one in service, where one comes before the walk to the last one is over"""
 _OWN_STAGES: Final = {Stage.INTAKE, Stage.ADVANCE, Stage.COMPUTE, Stage.ENCODE}
 """in which a failure comes from the records, not from Kafka or the disk"""
 _log = structlog.get_logger()
@@ -88,7 +90,8 @@ class Engine:
         self._table = UserTable(store_directory(settings), broker, confirm, settings.history_length, settings.cache_mib)
         self._rebasing = Rebasing(settings.rebase_window_days, settings.rebase_steps, self._table.estimated_users)
         self._model: Model | None = None
-        self._previous: Model | None = None
+        self._previous: Sequence[Model] = ()
+        """newest first: they go on with states of theirs that are not moved yet"""
         self._unavailable: Collection[int] = ()
         self._threads = settings.threads
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="compute")
@@ -176,10 +179,10 @@ class Engine:
                 ) from error
 
     def rebase(self, budget_s: float) -> None:
-        """A slice of the way to the model in service: some users without an event move to it and get their lists.
+        """A slice of the way to the model in service: some users move to it, without an event, and get their lists.
 
-        Where the way ends, the previous model is let go: the records that still have it, of users who were not active
-        lately, are folded again when their users come, like those of any earlier model.
+        Where the way ends, previous models are let go: the records that still have one, of users who were not active
+        lately, are folded again when their users come.
 
         Args:
             budget_s: what it may take, about.
@@ -213,13 +216,16 @@ class Engine:
             self.counters.slice_s.observe(seconds)
             self._rebasing.moved(users, steps, seconds)
             if not self._rebasing.under_way:
-                self._previous = None
+                self._previous = ()
 
     def swap(self, model: Model) -> None:
-        """Serve `model` from the next round on; states of the present one move over as their users come."""
+        """Serve `model` from the next round on; states of the present one move over as `rebase` comes to them."""
         with self._lock:
             model.set_unavailable(self._unavailable)
-            self._previous, self._model = self._model, model
+            if self._model is not None:
+                unmoved = self._previous if self._rebasing.under_way else ()
+                self._previous = (self._model, *unmoved)[:_MOST_PREVIOUS]
+            self._model = model
             self._rebasing.begin(self._table.partitions)
             self.counters.swaps += 1
 
@@ -227,9 +233,8 @@ class Engine:
         """From the next round on these items are in no list; all others may be."""
         with self._lock:
             self._unavailable = item_hashes
-            for model in (self._model, self._previous):
-                if model is not None:
-                    model.set_unavailable(item_hashes)
+            for model in self._models:
+                model.set_unavailable(item_hashes)
 
     def check_idle(self) -> None:
         """Look whether another writer was on a changelog, also where no events come, and heal.
@@ -365,9 +370,7 @@ class Engine:
         users: list[_User] = []
         strays: dict[int, dict[bytes, Malformed]] = defaultdict(dict)
         partitions = self._broker.identity().partitions
-        # while the walk is under way it does that, in the time that rounds leave
-        most_steps = 0 if self._rebasing.under_way else self._rebasing.steps_within(_REBASE_S)
-        rebase_steps = 0
+        most_steps, rebase_steps = self._rebasing.steps_within(_REBASE_S), 0
         for partition, by_key in changes.items():
             keys = list(by_key)
             for key, value in zip(keys, self._table.get(partition, keys), strict=True):
@@ -375,8 +378,10 @@ class Engine:
                     strays[partition][key] = wrong
                     continue
                 record = StateRecord() if value is None else state.decode(value)
-                within_budget = rebase_steps < most_steps or again is Cause.MODEL  # which is picked by it
-                model, rebase = self._model_for(record, within_budget=within_budget)
+                move = again is Cause.MODEL or (
+                    rebase_steps < most_steps and not self._rebasing.will_come_to(partition, key)
+                )
+                model, rebase = self._model_for(record, move=move)
                 if rebase and record.model_version != NO_MODEL:
                     rebase_steps += record.history_length
                     self.counters.rebased += 1
@@ -384,12 +389,18 @@ class Engine:
                 users.append(_User(partition, key, advanced, model))
         return users, strays
 
-    def _model_for(self, record: StateRecord, *, within_budget: bool) -> tuple[Model | None, bool]:
+    @property
+    def _models(self) -> Sequence[Model]:
+        return () if self._model is None else (self._model, *self._previous)
+
+    def _model_for(self, record: StateRecord, *, move: bool) -> tuple[Model | None, bool]:
         """The model that goes on with a record, and whether it must fold the history again for that."""
         if self._model is None or record.model_version == self._model.version:
             return self._model, False
-        if self._previous is not None and record.model_version == self._previous.version and not within_budget:
-            return self._previous, False
+        if not move:
+            for model in self._previous:
+                if record.model_version == model.version:
+                    return model, False
         return self._model, True
 
     def _answer(
@@ -404,10 +415,8 @@ class Engine:
                 lists[user.partition].append((user.key, None))
             if user.advanced.changed and (user.model is None or user.advanced.record.forgotten):
                 states[user.partition][user.key] = state.encode(user.advanced.record)
-        for model in (self._model, self._previous):
-            if model is not None:
-                mine = [user for user in users if user.model is model]
-                self._answer_with(model, mine, states, lists)
+        for model in self._models:
+            self._answer_with(model, [user for user in users if user.model is model], states, lists)
         return states, lists
 
     def _answer_with(

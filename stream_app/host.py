@@ -298,12 +298,11 @@ class Host:
             if not (self._engine.rebasing and self._consumer.flow_active):
                 await asyncio.sleep(_LOOK_S)
                 continue
-            quiet = time.monotonic() - self._last_round.until > _QUIET_S
-            budget_s = _LONGEST_SLICE_S if quiet else _SLICE_S
             async with self._consumer.round:
                 if not self._consumer.flow_active:
                     continue
                 started = time.monotonic()
+                budget_s = _LONGEST_SLICE_S if started - self._last_round.until > _QUIET_S else _SLICE_S
                 await self._in_engine(self._engine.rebase, budget_s)
                 spent = _Busy.since(started)
             await self._rest(spent)
@@ -314,8 +313,9 @@ class Host:
         enough_s, most_s = (spent.seconds * (1 / share - 1) for share in (_SHARE, _LEAST_SHARE))
         await asyncio.sleep(0)
         while (now := time.monotonic()) - spent.until < most_s and now - self._last_round.until < _QUIET_S:
+            waiting = self._consumer.round.locked() or not (self._queue is None or self._queue.empty())
             left_s = now - spent.until - (self._rounds_s - rounds_before_s)
-            if left_s >= enough_s and (self._queue is None or self._queue.empty()):
+            if left_s >= enough_s and not waiting:
                 break
             await asyncio.sleep(_PAUSE_S)
 

@@ -107,7 +107,7 @@ class WorkerMetrics(Collector):
         unread = "Attempts to read an announced model that failed and are repeated."
         yield _counter("unread_models", unread, self._champion.unread)
         yield _counter("rebased_users", "States folded again under another model.", self._engine.counters.rebased)
-        background = "Users without an event who got a list of the model in service, as they were active lately."
+        background = "Users, active lately, who got a list of the model in service without an event."
         yield _counter("background_users", background, self._engine.counters.rebased_in_background)
         ratio = "Share of the users that were looked at for that since the model came, about; 1 when it is over."
         yield _gauge("background_ratio", ratio, self._engine.rebasing_ratio)

@@ -1,8 +1,8 @@
 """Moving users to a new model in the background: who moves, how many at a time, and how far it is.
 
 A walk through the stores of the open partitions, each in the order of its keys. The head of a record tells whether its
-user moves: a state of another model, and a last event within the window. Who has an event moves with it, whether the
-walk has come by or not. The walk keeps no iterator: between two slices stores change, close and open.
+user moves: a state of another model, and a last event within the window. Who has an event moves with it only where the
+walk will not come by any more. The walk keeps no iterator: between two slices stores change, close and open.
 """
 
 import time
@@ -78,8 +78,13 @@ class Rebasing:
         expected = sum(walk.looked if walk.over else max(walk.looked + 1, walk.expected) for walk in walks)
         return sum(walk.looked for walk in walks) / max(1, expected)
 
+    def will_come_to(self, partition: int, key: bytes) -> bool:
+        """Whether this user is still ahead of the walk."""
+        walk = self._walks.get(partition)
+        return self._under_way and walk is not None and not walk.over and key > walk.after
+
     def steps_within(self, budget_s: float) -> int:
-        """How many model steps fit into `budget_s`, as far as is known from the last slice; the setting bounds them."""
+        """How many model steps fit into `budget_s`: as the last slice told, 100,000 a second if there was none yet."""
         return min(self._most_steps, max(_LEAST_STEPS, int(self._steps_per_s * budget_s)))
 
     def begin(self, partitions: Iterable[int]) -> None:

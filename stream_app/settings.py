@@ -38,8 +38,8 @@ class WorkerSettings(Command):
     rebase_steps: int = Field(
         20_000,
         ge=1,
-        description="model steps that one slice of the background, or one round where there is none, spends on states "
-        "of the previous model at most; bounds its pause",
+        description="model steps that one slice of the background spends on states of previous models at most, and one "
+        "round on those whose users it will not come to; bounds its pause",
     )
     rebase_window_days: float = Field(
         7.0,

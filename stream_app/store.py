@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from mmap import PAGESIZE, mmap
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ _CACHE_BYTES: Final = 32 * _MIB
 """RocksDB's own default is 2 GiB for each store"""
 _FLUSH_BYTES: Final = 24 * _MIB
 _WRITE_BUFFER_BYTES: Final = 32 * _MIB
+_MOST_UNMERGED_FILES: Final = 10_000
 _FLUSHING_THREADS: Final = 4
 """which write out full buffers, of all stores of the process; RocksDB has one, which a recovery would wait for"""
 _READ_ONLY: Final = ("Read-only file system", "Permission denied", "Operation not permitted")
@@ -160,7 +162,10 @@ class Store:
             self._unmerged = False
 
     def _reopen(self, *, merging: bool = True, direct: bool = False) -> None:
-        self._db.close()
+        try:
+            self._db.close()
+        except Exception as error:
+            raise _told(self.path, error) from error
         self._db = self._open(merging=merging, direct=direct)
 
     def _open(self, *, merging: bool = True, direct: bool = False) -> Rdict:
@@ -248,7 +253,11 @@ def _takes_direct_writes(directory: Path) -> bool:
     """Whether the file system can write past the page cache; one in memory may not."""
     try:
         with tempfile.NamedTemporaryFile(dir=directory) as file:
-            os.close(os.open(file.name, os.O_WRONLY | getattr(os, "O_DIRECT", 0)))
+            past_the_cache = os.open(file.name, os.O_WRONLY | getattr(os, "O_DIRECT", 0))
+            try:
+                os.write(past_the_cache, mmap(-1, PAGESIZE))  # aligned, as it must be
+            finally:
+                os.close(past_the_cache)
     except OSError:
         return False
     return True
@@ -261,6 +270,8 @@ def _options(cache: Cache) -> Options:
     options.set_max_write_buffer_number(3)
     options.set_max_open_files(256)
     options.set_compression_type(DBCompressionType.none())  # states are random floats: it would cost and save nothing
+    options.set_level_zero_slowdown_writes_trigger(_MOST_UNMERGED_FILES)  # a bulk leaves more than RocksDB would allow
+    options.set_level_zero_stop_writes_trigger(_MOST_UNMERGED_FILES)
     options.set_keep_log_file_num(2)
     environment = Env()  # there is one for all
     environment.set_high_priority_background_threads(_FLUSHING_THREADS)

@@ -195,6 +195,7 @@ def _timed(
     side: Callable[[WorkerSettings, int], None], settings: WorkerSettings, states: int
 ) -> tuple[float, float, int]:
     """Seconds, CPU seconds and peak MiB of one side, in this process."""
+    tune_interpreter()
     began, cpu = time.perf_counter(), time.process_time()
     side(settings, states)
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
@@ -203,7 +204,6 @@ def _timed(
 
 def _recover(settings: WorkerSettings, states: int) -> None:
     """What a worker does when the group gives it all partitions."""
-    tune_interpreter()
     engine = Engine(settings, KafkaBroker(settings), lambda _: True)
     recovered = engine.own(range(settings.partitions))
     assert recovered == states + settings.partitions, f"{recovered} records for {states} states"

@@ -44,7 +44,7 @@ class Swap(NamedTuple):
     after: Percentiles
     """once all users had moved"""
     moved: int
-    """lists with the cause `model`: of users who had no event meanwhile"""
+    """lists with the cause `model`: one of each user"""
     moved_s: float
     """from the announcement to the last of them"""
 
@@ -61,7 +61,7 @@ def bench(users: int, rate: int, seconds: float, runs: int, broker_warm_s: float
     return Findings(
         f"{table(rows)}\n"
         f"p99 during the swap {1 / ratio:.1f} times that before\n"
-        f"{found.moved:,} users without an event had lists of the new model after {found.moved_s:.1f} s, "
+        f"{found.moved:,} users had a list of the new model without an event after {found.moved_s:.1f} s, "
         f"{per_s:,.0f} users/s\n"
         f"worker start to first list, {users:,} users: cold {cold_s:.1f} s, warm {warm_s:.1f} s",
         {

@@ -186,6 +186,36 @@ def test_another_swap_in_the_middle_starts_anew_for_everyone(worker: Worker) -> 
     assert count(worker.world, Cause.MODEL) == 2 + len(USERS)
 
 
+def test_who_has_an_event_behind_the_walk_moves_with_it(worker: Worker) -> None:
+    world = worker.world
+    last = max(user for user in USERS if owner(world, user) == 1)
+    world.now_s += 8 * 86_400
+    world.produce(last, ITEMS[5])
+    worker.work(50)
+    swap(worker, 2)
+    worker.rebase()
+    assert worker.engine.rebasing
+    assert {user for user, version in versions(world).items() if version == 2} == {last}
+    world.produce(USERS[0], ITEMS[5])
+    worker.work(50)
+    assert versions(world)[USERS[0]] == 2
+
+
+def test_another_swap_in_the_middle_leaves_events_to_the_models_that_their_states_have(worker: Worker) -> None:
+    world = worker.world
+    swap(worker, 2)
+    worker.rebase()
+    before = versions(world)
+    assert set(before.values()) == {1, 2}
+    swap(worker, 3)
+    for user in USERS:
+        world.produce(user, ITEMS[5])
+    worker.work(50)
+    assert versions(world) == before
+    worker.rebase_all()
+    assert set(versions(world).values()) == {3}
+
+
 def test_a_partition_that_goes_is_left_out_and_one_that_comes_is_walked(worker: Worker) -> None:
     world = worker.world
     swap(worker, 2)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.store import Store
+from stream_app.store import Store, _takes_direct_writes
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,6 +156,26 @@ def await_merged(store: Store) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert store.get([b"u0", b"u99"]) == [b"\x0b", b"\x0b"]
+
+
+def options(path: Path) -> list[str]:
+    """Of the store as it is open now: whether it writes past the page cache, and whether it merges."""
+    newest = max(path.glob("OPTIONS-*"), key=lambda file: int(file.name.removeprefix("OPTIONS-")))
+    names = ("use_direct_io_for_flush_and_compaction=", "disable_auto_compactions=")
+    lines = [line.strip() for line in newest.read_text().splitlines()]
+    return [line.removeprefix(name) for name in names for line in lines if line.startswith(name)]
+
+
+def test_only_a_bulk_goes_past_the_page_cache(path: Path):
+    store = Store(path)
+    assert options(path) == ["false", "false"]
+    store.begin_bulk()
+    assert options(path) == [str(_takes_direct_writes(path)).lower(), "true"]
+    store.end_bulk()
+    assert options(path) == ["false", "true"]
+    store.merge_again()
+    assert options(path) == ["false", "false"]
+    store.close()
 
 
 def test_a_bulk_is_merged_when_it_is_over(path: Path):
