@@ -4,8 +4,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from schemas.artefact_store import ArtefactStore
 from schemas.event import Event, encode
 from schemas.settings import Settings
 from schemas.topics import topics
+
+if TYPE_CHECKING:
+    from training.release.artefact import Artefact
 
 PARTITIONS: Final = 4
 USERS: Final = 20_000
@@ -80,14 +84,22 @@ def produce(settings: Settings, events: int, users: int = USERS, catalogue: int 
 
 
 def keep_model(settings: Settings, catalogue: int = CATALOGUE) -> Manifest:
-    """Put a model of the usual shape in the artefact store: its speed does not depend on what it has learned."""
+    """Put a model of the usual shape in the artefact store, another version at each call."""
+    built = _built(catalogue)
+    version = time.time_ns() // 1_000_000
+    manifest = built.manifest.model_copy(update={"version": version, "path": str(version)})
+    ArtefactStore(settings.artefact_store).write(built.files, manifest)
+    return manifest
+
+
+@cache
+def _built(catalogue: int) -> "Artefact":
+    """Its speed does not depend on what it has learned; an export takes seconds."""
     # imported only now: they load torch
     from training.model.lrurec import LRURec, Shape
     from training.release.artefact import build
 
-    artefact = build(LRURec(Shape(items=catalogue)), [f"item-{item}" for item in range(catalogue)])
-    artefact.write(ArtefactStore(settings.artefact_store))
-    return artefact.manifest
+    return build(LRURec(Shape(items=catalogue)), [f"item-{item}" for item in range(catalogue)])
 
 
 def announce(settings: Settings, manifest: Manifest) -> None:
