@@ -16,11 +16,14 @@ from ops.bench.pass_through import catch_up
 from ops.bench.rig import HISTORY_LENGTH, Rig, announce, keep_model, produce, running
 from ops.kafka import HOST, free_port
 from ops.program import Program, ProgramFailed
+from ops.topics import admin, create
 from schemas import recommendation
 from schemas.kafka import consumer_config, end_offsets, watermarks
 from schemas.settings import Settings
+from schemas.topics import Topic
 from stream_app.counters import Stage
 
+_STOCK_TABLES: Final = ("states", "histories")
 _TIMEOUT_S: Final = 600.0
 _READY_S: Final = 60.0
 _POLL_S: Final = 0.05
@@ -159,6 +162,13 @@ def _await_sharing(supervisor: Program, count: int, partitions: int) -> None:
 
 
 def _stock(settings: Settings, rig: Rig, events: int) -> float:
+    # Faust would make them itself, and fail on each event if the broker does not tell of them at once
+    changelogs = [
+        Topic(f"{settings.app}-{name}-changelog", settings.partitions, {"cleanup.policy": "compact"})
+        for name in _STOCK_TABLES
+    ]
+    with admin(settings) as client:
+        create(client, changelogs)
     with _program("ops.bench.stock", [], settings, rig) as program:
         return rate(program, settings, events)
 
