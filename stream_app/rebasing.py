@@ -80,8 +80,10 @@ class Rebasing:
 
     def will_come_to(self, partition: int, key: bytes) -> bool:
         """Whether this user is still ahead of the walk."""
+        if not self._under_way:
+            return False
         walk = self._walks.get(partition)
-        return self._under_way and walk is not None and not walk.over and key > walk.after
+        return walk is not None and not walk.over and key > walk.after
 
     def steps_within(self, budget_s: float) -> int:
         """How many model steps fit into `budget_s`: as the last slice told, 100,000 a second if there was none yet."""

@@ -41,6 +41,7 @@ _CACHE_BYTES: Final = 32 * _MIB
 _FLUSH_BYTES: Final = 24 * _MIB
 _WRITE_BUFFER_BYTES: Final = 32 * _MIB
 _MOST_UNMERGED_FILES: Final = 10_000
+"""before writes wait for merging; RocksDB's own is 36, which a bulk of 1.2 GB leaves"""
 _FLUSHING_THREADS: Final = 4
 """which write out full buffers, of all stores of the process; RocksDB has one, which a recovery would wait for"""
 _READ_ONLY: Final = ("Read-only file system", "Permission denied", "Operation not permitted")
@@ -147,13 +148,13 @@ class Store:
 
         Copying into the page cache would take longer than all the rest of the records' way to the disk.
         """
-        self._reopen(merging=False, direct=_takes_direct_writes(self.path))
+        self._reopen_unmerged(direct=_takes_direct_writes(self.path))
         self._unmerged = True
 
     def end_bulk(self) -> None:
         """Write as always again, but do not merge yet; everything is flushed. Nothing happens if no bulk was begun."""
         if self._unmerged:
-            self._reopen(merging=False)
+            self._reopen_unmerged(direct=False)
 
     def merge_again(self) -> None:
         """Merge in the background what a bulk has written; a store that is opened does, too."""
@@ -161,12 +162,12 @@ class Store:
             self._db.set_options({"disable_auto_compactions": "false"})
             self._unmerged = False
 
-    def _reopen(self, *, merging: bool = True, direct: bool = False) -> None:
+    def _reopen_unmerged(self, *, direct: bool) -> None:
         try:
             self._db.close()
         except Exception as error:
             raise _told(self.path, error) from error
-        self._db = self._open(merging=merging, direct=direct)
+        self._db = self._open(merging=False, direct=direct)
 
     def _open(self, *, merging: bool = True, direct: bool = False) -> Rdict:
         options = _options(self._cache)
@@ -270,7 +271,7 @@ def _options(cache: Cache) -> Options:
     options.set_max_write_buffer_number(3)
     options.set_max_open_files(256)
     options.set_compression_type(DBCompressionType.none())  # states are random floats: it would cost and save nothing
-    options.set_level_zero_slowdown_writes_trigger(_MOST_UNMERGED_FILES)  # a bulk leaves more than RocksDB would allow
+    options.set_level_zero_slowdown_writes_trigger(_MOST_UNMERGED_FILES)
     options.set_level_zero_stop_writes_trigger(_MOST_UNMERGED_FILES)
     options.set_keep_log_file_num(2)
     environment = Env()  # there is one for all

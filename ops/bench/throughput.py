@@ -24,6 +24,7 @@ from schemas.topics import Topic
 from stream_app.counters import Stage
 
 _STOCK_TABLES: Final = ("states", "histories")
+"""of `ops.bench.stock`"""
 _TIMEOUT_S: Final = 600.0
 _READY_S: Final = 60.0
 _POLL_S: Final = 0.05
