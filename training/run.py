@@ -119,6 +119,9 @@ class Run(Report):
         ge=1,
         description="items of a step's softmax that are drawn, besides its targets; all of the catalogue, if omitted",
     )
+    mask_seen: bool = Field(
+        _DEFAULTS.mask_seen, description="leave out of a softmax what its user has had already, as every list does"
+    )
     co_occurrence: bool = Field(
         _DEFAULTS.co_occurrence, description="start embeddings from which items stand close to each other"
     )

@@ -29,13 +29,13 @@ def new_item_log() -> Histories:
     builder = HistoryBuilder()
     for time in range(20):
         for user in range(40):
-            builder.add(str(user), f"old {(user + time) % 40}" if time < 18 else "new", 1000 * time)
+            builder.add(str(user), f"old {(user + time) % 40}" if time < 19 else "new", 1000 * time)
     return builder.build()
 
 
 def test_catching_up_learns_the_items_that_only_the_newest_events_have() -> None:
     histories = new_item_log()
-    holdout = newest(histories, 0.1)
+    holdout = newest(histories, 0.05)
     without, caught_up = (
         retrain(
             histories,

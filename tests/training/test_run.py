@@ -26,8 +26,9 @@ def test_options_for_sparse_data_and_large_catalogues_reach_the_recipe(monkeypat
         return 0
 
     monkeypatch.setattr(Run, "run", keep)
-    assert run_command("training run", Run, ["--ahead", "0.5,0.25", "--negatives", "99", "--no-co-occurrence"]) == 0
-    assert found == [Recipe(ahead=(0.5, 0.25), negatives=99, co_occurrence=False)]
+    given = ["--ahead", "0.5,0.25", "--negatives", "99", "--no-mask-seen", "--no-co-occurrence"]
+    assert run_command("training run", Run, given) == 0
+    assert found == [Recipe(ahead=(0.5, 0.25), negatives=99, mask_seen=False, co_occurrence=False)]
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("90m", 5400), ("6h", 21_600), ("0.5d", 43_200)])

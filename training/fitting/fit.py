@@ -159,7 +159,7 @@ def _step(
     loss = 0.0
     if len(share):
         weight = (share.events - len(share)) / tokens
-        loss = weight * backward(learner.model, collate(items, share), device, recipe.ahead, recipe.negatives)
+        loss = weight * backward(learner.model, collate(items, share), device, recipe)
     else:
         weight = 0.0
         learner.optimizer.zero_grad(set_to_none=False)

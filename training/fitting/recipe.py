@@ -29,6 +29,8 @@ class Recipe:
     negatives: int | None = None
     """Items of a step's softmax, drawn from the catalogue, besides the targets of its batch; None takes them all. A
     large catalogue is most of a step's time; with a tenth of it a step says nearly the same."""
+    mask_seen: bool = True
+    """Whether a position's softmax leaves out what its sequence has had already, as every list does."""
     co_occurrence: bool = True
     """Whether the embeddings of a new model start from which items stand close to each other, not at random."""
     patience: int = 5

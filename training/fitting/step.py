@@ -5,7 +5,6 @@ and backward in a thread of its own. The operations of a step are small: threads
 for each other most of the time.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import NamedTuple
@@ -14,12 +13,14 @@ import torch
 from torch import Generator, Tensor
 
 from training.fitting.device import Device
+from training.fitting.recipe import Recipe
 from training.log.windows import Batch
 from training.model.candidates import Candidates, draw, sampled_softmax
 from training.model.dropout import drawing_from
 from training.model.full_softmax import Targets, full_softmax
 from training.model.lrurec import SequenceModel
 from training.model.packing import Packing
+from training.model.seen import Seen
 
 TOKENS_PER_SHARE = 256
 """Fewer than these are not worth a thread."""
@@ -44,27 +45,24 @@ class _Gradient(NamedTuple):
     """of the other parameters, in their order"""
 
 
-def backward(
-    model: SequenceModel, batch: Batch, device: Device, ahead: Sequence[float] = (), negatives: int | None = None
-) -> float:
+def backward(model: SequenceModel, batch: Batch, device: Device, recipe: Recipe) -> float:
     """Leave the gradient of the batch's loss in the parameters' `grad` and return the loss.
 
-    The loss is the mean of -log softmax over the whole catalogue at each of the batch's T ≥ 1 tokens; it may be
+    The loss is the sum of -log softmax of each target of the batch's tokens, divided by T ≥ 1, their number; it may be
     infinite or not a number. The same seed and number of threads give the same gradient.
 
     Args:
         model: what is trained.
         batch: T ≥ 1 tokens.
         device: where the model is.
-        ahead: weights of the second, third, … event after a token as targets of it as well, where its sequence has one.
-        negatives: as in a recipe; the whole catalogue where it has no more.
+        recipe: what the targets are (`ahead`, `mask_seen`) and what the softmax is over (`negatives`, `mask_seen`).
     """
-    candidates = draw(batch.targets, len(model.bias), negatives, device.name)
+    candidates = draw(batch.targets, len(model.bias), recipe.negatives, device.name)
     shares = _shares(batch, torch.get_num_threads() if device.name == "cpu" else 1)
     if len(shares) == 1:
-        gradients = [_of_share(model, shares[0], device, ahead, candidates)]
+        gradients = [_of_share(model, shares[0], device, recipe, candidates)]
     else:
-        working = [_threads(len(shares)).submit(_alone, model, share, device, ahead, candidates) for share in shares]
+        working = [_threads(len(shares)).submit(_alone, model, share, device, recipe, candidates) for share in shares]
         gradients = [share.result() for share in working]
     for parameter, *parts in zip(
         (model.embedding.weight, model.bias, *_others(model)),
@@ -100,15 +98,15 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 
 def _alone(
-    model: SequenceModel, share: _Share, device: Device, ahead: Sequence[float], candidates: Candidates | None
+    model: SequenceModel, share: _Share, device: Device, recipe: Recipe, candidates: Candidates | None
 ) -> _Gradient:
     # Again for every share: a thread's first operation takes over what any thread has set last.
     torch.set_num_threads(1)
-    return _of_share(model, share, device, ahead, candidates)
+    return _of_share(model, share, device, recipe, candidates)
 
 
 def _of_share(
-    model: SequenceModel, share: _Share, device: Device, ahead: Sequence[float], candidates: Candidates | None
+    model: SequenceModel, share: _Share, device: Device, recipe: Recipe, candidates: Candidates | None
 ) -> _Gradient:
     inputs, targets = share.inputs.to(device.name), share.targets.to(device.name)
     x = model.embedding.weight.detach()[inputs].requires_grad_()
@@ -116,15 +114,21 @@ def _of_share(
         with device.autocast():
             query, _ = model(x, packing=share.packing)
         query = query.float()
-        further = _further(share.packing, targets, ahead)
+        further = _further(share.packing, targets, recipe.ahead)
+        seen = _seen(share.packing, inputs) if recipe.mask_seen else None
         softmax = partial(sampled_softmax, candidates) if candidates else full_softmax
-        found = softmax(query, model.embedding.weight, model.bias, targets, device.dtype, share.tokens, further)
+        found = softmax(query, model.embedding.weight, model.bias, targets, device.dtype, share.tokens, further, seen)
         grad_x, *others = torch.autograd.grad(query, [x, *_others(model)], found.query)
     found.embedding.index_add_(0, inputs, grad_x)
     return _Gradient(found.loss, (found.embedding, found.bias), tuple(others))
 
 
-def _further(packing: Packing, targets: Tensor, ahead: Sequence[float]) -> list[Targets]:
+def _seen(packing: Packing, inputs: Tensor) -> Seen:
+    lane, time = torch.from_numpy(packing.lane), torch.from_numpy(packing.time)
+    return Seen(lane.to(inputs.device), time.to(inputs.device, torch.int32), inputs)
+
+
+def _further(packing: Packing, targets: Tensor, ahead: tuple[float, ...]) -> list[Targets]:
     """The target of the token k later in a lane lies k + 1 events ahead."""
     return [
         Targets(weight, packing.earlier(k).to(targets.device), targets[int(packing.offsets[k]) :])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from training.model.full_softmax import FullSoftmax, Targets, full_softmax
+from training.model.seen import Seen
 
 
 class Candidates(NamedTuple):
@@ -55,9 +56,13 @@ def sampled_softmax(
     dtype: torch.dtype,
     positions: int | None = None,
     further: Sequence[Targets] = (),
+    seen: Seen | None = None,
 ) -> FullSoftmax:
     """As `full_softmax`, over the candidates; all targets must be among them. Other items have a gradient of zero."""
     rows = candidates.rows
+    if seen:
+        at = torch.searchsorted(rows, seen.item).clamp_(max=len(rows) - 1)
+        seen = seen._replace(item=torch.where(rows[at] == seen.item, at, -1))
     found = full_softmax(
         query,
         embedding[rows],
@@ -66,6 +71,7 @@ def sampled_softmax(
         dtype,
         positions,
         [more._replace(items=torch.searchsorted(rows, more.items)) for more in further],
+        seen,
     )
     of_embedding = torch.zeros_like(embedding).index_copy_(0, rows, found.embedding)
     return found._replace(embedding=of_embedding, bias=torch.zeros_like(bias).index_copy_(0, rows, found.bias))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from training.model import kernels
+from training.model.seen import Mask, Seen
 
 HELD = 2**25
 POSITIONS_MIN, POSITIONS_MAX = 128, 512
@@ -23,6 +24,8 @@ KERNEL_ROWS, KERNEL_ITEMS, KERNEL_WIDTH = 6, 192, 64
 """It computes on multiples of these: as in softmax.cpp."""
 LOGITS_PER_CHUNK_CPU = 2**20
 LOGITS_PER_CHUNK_GPU = 2**27
+LEFT_OUT = -1e30
+"""Logit of an item that is no candidate: as in softmax.cpp. Finite, for a position that has had every item."""
 
 
 class Targets(NamedTuple):
@@ -58,6 +61,7 @@ def full_softmax(
     dtype: torch.dtype,
     positions: int | None = None,
     further: Sequence[Targets] = (),
+    seen: Seen | None = None,
 ) -> FullSoftmax:
     """Loss and gradients in one go.
 
@@ -69,27 +73,37 @@ def full_softmax(
         dtype: precision of the products with the logits (bfloat16 where the hardware has it); sums are float32.
         positions: what the sums over the T positions are divided by; T, if omitted.
         further: their cross-entropies are added, for next to no time: a position has one softmax for all its targets.
+        seen: what each position's softmax leaves out. A target that is among it counts for nothing.
 
     Raises:
         ValueError: there is no position to average over.
     """
     if not len(target):
         raise ValueError("cross-entropy of no positions is undefined")
-    mass = query.new_ones(len(query))  # [T], the sum of the weights of a position's targets
-    for more in further:
-        mass[more.positions] += more.weight
+    mask = seen.mask(len(bias)) if seen else None
+    targets = [Targets(1.0, torch.arange(len(target), device=target.device), target), *further]
+    if mask:
+        targets = [_unseen(asked, mask) for asked in targets]
+    mass = query.new_zeros(len(query))  # [T], the sum of the weights of a position's targets
+    for asked in targets:
+        mass[asked.positions] += asked.weight
     summed = _kernel if query.device.type == "cpu" and kernels.library() else _chunks
-    grad_query, normaliser, grad_embedding, grad_bias = summed(query, embedding, bias, mass, dtype)
+    grad_query, normaliser, grad_embedding, grad_bias = summed(query, embedding, bias, mass, dtype, mask)
     # What the targets themselves add stays exact: it never meets the probabilities.
     losses, share = normaliser.mul_(mass), 1 / (positions or len(query))
-    first = Targets(1.0, torch.arange(len(target), device=target.device), target)
-    for factor, rows, wanted in (first, *further):
-        asked, answers = query[rows], embedding[wanted]
-        losses.index_add_(0, rows, (asked * answers).sum(1) + bias[wanted], alpha=-factor)
+    for factor, rows, wanted in targets:
+        queries, answers = query[rows], embedding[wanted]
+        losses.index_add_(0, rows, (queries * answers).sum(1) + bias[wanted], alpha=-factor)
         grad_query.index_add_(0, rows, answers, alpha=-factor)
-        grad_embedding.index_add_(0, wanted, asked, alpha=-factor)
+        grad_embedding.index_add_(0, wanted, queries, alpha=-factor)
         grad_bias -= factor * torch.bincount(wanted, minlength=len(bias))
     return FullSoftmax(losses.sum() * share, *(grad.mul_(share) for grad in (grad_query, grad_embedding, grad_bias)))
+
+
+def _unseen(targets: Targets, mask: Mask) -> Targets:
+    """Those that their positions have not had."""
+    new = ~mask.hides(targets.positions, targets.items)
+    return Targets(targets.weight, targets.positions[new], targets.items[new])
 
 
 class _Expected(NamedTuple):
@@ -105,7 +119,9 @@ class _Expected(NamedTuple):
     """w summed over the positions, [N]"""
 
 
-def _kernel(query: Tensor, embedding: Tensor, bias: Tensor, mass: Tensor, dtype: torch.dtype) -> _Expected:
+def _kernel(
+    query: Tensor, embedding: Tensor, bias: Tensor, mass: Tensor, dtype: torch.dtype, mask: Mask | None
+) -> _Expected:
     (positions, width), items = query.shape, len(embedding)
     padded_items, padded_width = _padded(items, KERNEL_ITEMS), _padded(width, KERNEL_WIDTH)
     held = min(max(HELD // padded_items, KERNEL_POSITIONS // 2), KERNEL_POSITIONS, _padded(positions, KERNEL_ROWS))
@@ -118,7 +134,7 @@ def _kernel(query: Tensor, embedding: Tensor, bias: Tensor, mass: Tensor, dtype:
         query.new_zeros(padded_items, padded_width),
         query.new_zeros(padded_items),
     )
-    given = query.contiguous(), embedding.contiguous(), bias.contiguous(), mass
+    given = query.contiguous(), embedding.contiguous(), bias.contiguous(), mass, *(mask or (None, None, None))
     kernels.run("softmax", dtype, positions, items, width, held, *given, *packed, exponentials, *found)
     return found._replace(embedding=found.embedding[:items, :width].contiguous(), bias=found.bias[:items])
 
@@ -127,7 +143,9 @@ def _padded(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _chunks(query: Tensor, embedding: Tensor, bias: Tensor, mass: Tensor, dtype: torch.dtype) -> _Expected:
+def _chunks(
+    query: Tensor, embedding: Tensor, bias: Tensor, mass: Tensor, dtype: torch.dtype, mask: Mask | None
+) -> _Expected:
     queries, items = query.to(dtype), embedding.to(dtype)
     sums = query.new_zeros(query.shape[1] + 1, len(items))  # [D + 1, N], the last row for the bias
     grad_query, normaliser = torch.empty_like(query), query.new_empty(len(query))
@@ -136,12 +154,17 @@ def _chunks(query: Tensor, embedding: Tensor, bias: Tensor, mass: Tensor, dtype:
     else:
         held = min(max(HELD // len(items), POSITIONS_MIN), POSITIONS_MAX)
     for chunk in (slice(begin, begin + held) for begin in range(0, len(query), held)):
-        grad_query[chunk], normaliser[chunk] = _chunk(queries[chunk], items, bias, mass[chunk], sums)
+        had = mask.rows(chunk) if mask else None
+        grad_query[chunk], normaliser[chunk] = _chunk(queries[chunk], items, bias, mass[chunk], had, sums)
     return _Expected(grad_query, normaliser, sums[:-1].T.contiguous(), sums[-1])
 
 
-def _chunk(queries: Tensor, items: Tensor, bias: Tensor, mass: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+def _chunk(
+    queries: Tensor, items: Tensor, bias: Tensor, mass: Tensor, had: Tensor | None, sums: Tensor
+) -> tuple[Tensor, Tensor]:
     """Add the probabilities of these P positions, times their mass and their queries, to `sums`.
+
+    Where `had` [P, N] is true, an item is left out.
 
     Returns:
         The items' mean under the probabilities, times the mass, [P, D], and the logarithm of the softmax' denominator,
@@ -154,7 +177,7 @@ def _chunk(queries: Tensor, items: Tensor, bias: Tensor, mass: Tensor, sums: Ten
     largest = total = None
     for tile in tiles:
         logits = queries @ items[tile].T
-        shift, weight_sum = _exponentials(logits, bias[tile])
+        shift, weight_sum = _exponentials(logits, bias[tile], None if had is None else had[:, tile])
         mean = (logits @ items[tile]).float()
         if total is None or largest is None:
             largest, total, expected = shift, weight_sum, mean
@@ -174,13 +197,15 @@ def _chunk(queries: Tensor, items: Tensor, bias: Tensor, mass: Tensor, sums: Ten
     return expected * (mass / total)[:, None], largest + total.log()
 
 
-def _exponentials(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace [P, N] logits by exp(logits + bias - shift).
+def _exponentials(logits: Tensor, bias: Tensor, had: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Replace [P, N] logits by exp(logits + bias - shift), where the item is not left out.
 
     Returns:
         The shift, which is the largest logit with its bias, and the sum of what was written, both [P] float32.
     """
     biased = logits + bias
+    if had is not None:
+        biased.masked_fill_(had, LEFT_OUT)
     shift = biased.amax(1)
     logits.copy_(biased.sub_(shift[:, None]).exp_())
     return shift, logits.sum(1, dtype=torch.float32)

@@ -36,8 +36,8 @@ _building = threading.Lock()
 _log = structlog.get_logger()
 
 
-def run(name: str, dtype: torch.dtype, *arguments: Tensor | float) -> None:
-    """Call a kernel for activations of `dtype`; ints become int64, floats float, and tensors pointers.
+def run(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> None:
+    """Call a kernel for activations of `dtype`; ints become int64, floats float, tensors pointers, None a null pointer.
 
     The kernels must be there, and every tensor contiguous and on the CPU. Other threads go on meanwhile.
     """
@@ -100,8 +100,10 @@ def _cpu() -> str:
     return "".join(next((line for line in lines if line.startswith(key)), "") for key in ("model name", "flags"))
 
 
-def _passed(argument: Tensor | float) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
+def _passed(argument: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
     if isinstance(argument, Tensor):
         assert argument.is_contiguous()
         return ctypes.c_void_p(argument.data_ptr())
+    if argument is None:
+        return ctypes.c_void_p()
     return ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_float(argument)

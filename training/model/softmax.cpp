@@ -22,6 +22,7 @@ constexpr int LANES = 8, VECTORS = 2;
 constexpr int64_t ROWS = 6, COLUMNS = VECTORS * LANES; // of a tile
 constexpr int64_t BLOCK = 192;                         // items
 constexpr float ROOM = 16;                             // by which a logit may exceed the shift of its exponential
+constexpr float LEFT_OUT = -1e30f;                     // logit of what is no candidate
 static_assert(BLOCK % COLUMNS == 0);
 static_assert(BLOCK % ROWS == 0 && ROWS % 2 == 0 && 64 % COLUMNS == 0);
 
@@ -120,12 +121,15 @@ inline void add_scaled(int64_t positions, const Pair *held, const float *scale, 
 // w = softmax(e q + bias), grad_query = m Σ w e, normaliser = log of the softmax' denominator, sums += Σ m w q over the
 // positions, and bias_sums += Σ m w.
 //
+// A position leaves out what its lane had for the `first` time [lanes, items] at its own time or before; without `first`,
+// nothing.
+//
 // `across` and `along` have room for the padded catalogue each, `held` for `chunk` (a multiple of ROWS) times its items.
 // `sums` [items padded to blocks, width padded to 64] and `bias_sums` start at zero.
 template <class T>
 void softmax(int64_t positions, int64_t items, int64_t width, int64_t chunk, const float *queries, const float *embedding,
-             const float *bias, const float *mass, T *across, T *along, T *held, float *grad_query, float *normaliser,
-             float *sums, float *bias_sums) {
+             const float *bias, const float *mass, const int64_t *lane, const int32_t *time, const int32_t *first, T *across,
+             T *along, T *held, float *grad_query, float *normaliser, float *sums, float *bias_sums) {
     using U = Unit<T>;
     constexpr int64_t N = PER_UNIT<T>, HALF = BLOCK / N;
     const int64_t blocks = (items + BLOCK - 1) / BLOCK, padded = (width + 63) / 64 * 64;
@@ -138,7 +142,7 @@ void softmax(int64_t positions, int64_t items, int64_t width, int64_t chunk, con
         pack(BLOCK, padded, along + block * BLOCK * padded,
              [&](int64_t k, int64_t c) { return element(k / N + k % N * HALF, c); });
     }
-    std::vector<float> biases(blocks * BLOCK, -1e30f), shift(chunk), total(chunk), scale(chunk);
+    std::vector<float> biases(blocks * BLOCK, LEFT_OUT), shift(chunk), total(chunk), scale(chunk);
     std::vector<float> expected(chunk * padded), scratch(N > 1 ? chunk * BLOCK : 0);
     std::vector<T> asked(chunk * padded), scaled(chunk * padded);
     std::vector<U> paired(N > 1 ? chunk * HALF : 0);
@@ -160,6 +164,11 @@ void softmax(int64_t positions, int64_t items, int64_t width, int64_t chunk, con
             for (int64_t p = 0; p < rows; ++p) {
                 float *const row = x + p * BLOCK;
                 const float *const b = biases.data() + block * BLOCK;
+                if (first && p < here) {
+                    const int32_t *const had = first + lane[begin + p] * items + block * BLOCK, now = time[begin + p];
+                    for (int64_t n = 0; n < std::min(BLOCK, items - block * BLOCK); ++n)
+                        row[n] = had[n] <= now ? LEFT_OUT : row[n];
+                }
                 float largest = -3e38f, sum = 0;
                 for (int64_t n = 0; n < BLOCK; ++n) {
                     row[n] += b[n];
@@ -206,12 +215,13 @@ void softmax(int64_t positions, int64_t items, int64_t width, int64_t chunk, con
 
 } // namespace
 
-#define FOR_TYPE(NAME, T)                                                                                               \
+#define FOR_TYPE(NAME, T)                                                                                              \
     void softmax_##NAME(int64_t positions, int64_t items, int64_t width, int64_t chunk, const float *queries,          \
-                        const float *embedding, const float *bias, const float *mass, T *across, T *along, T *held,    \
-                        float *grad_query, float *normaliser, float *sums, float *bias_sums) {                         \
-        softmax(positions, items, width, chunk, queries, embedding, bias, mass, across, along, held, grad_query,       \
-                normaliser, sums, bias_sums);                                                                          \
+                        const float *embedding, const float *bias, const float *mass, const int64_t *lane,             \
+                        const int32_t *time, const int32_t *first, T *across, T *along, T *held, float *grad_query,    \
+                        float *normaliser, float *sums, float *bias_sums) {                                            \
+        softmax(positions, items, width, chunk, queries, embedding, bias, mass, lane, time, first, across, along, held,\
+                grad_query, normaliser, sums, bias_sums);                                                              \
     }
 
 extern "C" {

@@ -126,7 +126,7 @@ def _packed(model: SequenceModel, device: Device) -> Step:
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=recipe.weight_decay, fused=True)
 
     def step(workload: Workload) -> None:
-        backward(model, collate(workload.events, workload.windows), device)
+        backward(model, collate(workload.events, workload.windows), device, recipe)
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
 

@@ -12,7 +12,7 @@ from training.log.histories import Histories, Spans
 from training.log.holdout import leave_one_out
 from training.model.lrurec import LRURec, Shape
 
-RECIPE = Recipe(window=8, batch=8, epochs=8, learning_rate=0.02, warmup_steps=5)
+RECIPE = Recipe(window=8, batch=8, epochs=8, learning_rate=0.02, warmup_steps=5, mask_seen=False)  # the log has repeats
 
 
 def new_model(histories: Histories) -> LRURec:

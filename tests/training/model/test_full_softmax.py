@@ -5,6 +5,7 @@ from torch.nn import functional
 from training.model import full_softmax as module
 from training.model import kernels
 from training.model.full_softmax import Targets, full_softmax
+from training.model.seen import Seen
 
 
 @pytest.fixture(params=["kernels", "pytorch"])
@@ -53,6 +54,48 @@ def test_further_targets_add_their_weighted_cross_entropies(monkeypatch: pytest.
     expected = [loss.detach(), *torch.autograd.grad(loss, leaves)]
     found = full_softmax(query, embedding, bias, target, torch.float32, further=further)
     torch.testing.assert_close(list(found), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize(("held", "chunk"), [(1, 1), (7, 2000), (50, 100_000)])
+def test_each_position_leaves_out_what_its_lane_has_had(
+    held: int, chunk: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POSITIONS_MIN", held)
+    monkeypatch.setattr(module, "POSITIONS_MAX", held)
+    monkeypatch.setattr(module, "KERNEL_POSITIONS", held)
+    monkeypatch.setattr(module, "LOGITS_PER_CHUNK_CPU", chunk)
+    torch.manual_seed(0)
+    items, lanes, steps = 400, 3, 40
+    leaves = [torch.randn(lanes * steps, 8), torch.randn(items, 8), torch.randn(items)]
+    query, embedding, bias = leaves = [leaf.requires_grad_() for leaf in leaves]
+    lane, time = torch.arange(lanes).repeat(steps), torch.arange(steps, dtype=torch.int32).repeat_interleave(lanes)
+    item, target = torch.randint(items, (lanes * steps,)), torch.randint(items, (lanes * steps,))
+    target[60] = item[57]  # a repeat
+    item[lane == 1] = torch.arange(steps) - 10  # one lane begins with items that are not in the catalogue
+    had = (lane[:, None] == lane) & (time[None] <= time[:, None]) & (item >= 0)
+    hidden = torch.zeros(lanes * steps, items, dtype=torch.bool)
+    position, earlier = had.nonzero(as_tuple=True)
+    hidden[position, item[earlier]] = True
+    new = ~hidden[torch.arange(lanes * steps), target]
+    assert 0 < (~new).sum() < 10
+    logits = (query @ embedding.T + bias).masked_fill(hidden, -torch.inf)
+    loss = functional.cross_entropy(logits[new], target[new], reduction="sum") / len(query)
+    expected = [loss.detach(), *torch.autograd.grad(loss, leaves)]
+    found = full_softmax(query, embedding, bias, target, dtype, seen=Seen(lane, time, item))
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() < tolerance * other.norm()
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_a_position_that_has_had_every_item_adds_nothing() -> None:
+    torch.manual_seed(0)
+    query, embedding, bias = torch.randn(3, 8), torch.randn(2, 8), torch.randn(2)
+    seen = Seen(torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1], dtype=torch.int32), torch.tensor([0, 1, 1]))
+    found = full_softmax(query, embedding, bias, torch.tensor([1, 0, 0]), torch.float32, seen=seen)
+    for of_everything in found:  # a softmax of one item is certain, and the third position has none
+        torch.testing.assert_close(of_everything, torch.zeros_like(of_everything), atol=1e-6, rtol=0)
 
 
 def test_a_share_of_the_positions_has_its_share_of_the_loss() -> None:
