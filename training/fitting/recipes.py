@@ -66,7 +66,7 @@ def by_size(sizes: Sizes) -> Recipe:
     return Recipe(
         window=window,
         batch=min(max(windows, 8), 256),
-        epochs=round(min(max(2.7 + 13.5 * math.log10(per_item), 10), 40)),
+        epochs=round(min(max(8.9 + 6.1 * math.log10(per_item), 10), 30)),
         learning_rate=5e-3 if sparse else 4e-3,
         warmup_steps=400 if sparse else 800,
         dropout=round(min(max(0.806 - 0.2457 * math.log10(per_item), 0.2), 0.7), 2),
