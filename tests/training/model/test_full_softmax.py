@@ -14,15 +14,19 @@ def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr("training.model.kernels.library", lambda: None)
 
 
+def cut(monkeypatch: pytest.MonkeyPatch, held: int, chunk: int = module.LOGITS_PER_CHUNK_CPU) -> None:
+    """Hold the probabilities of so many positions, and make so many logits, at a time."""
+    for name in ("POSITIONS_MIN", "POSITIONS_MAX", "KERNEL_POSITIONS"):
+        monkeypatch.setattr(module, name, held)
+    monkeypatch.setattr(module, "LOGITS_PER_CHUNK_CPU", chunk)
+
+
 @pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize(("held", "chunk"), [(1, 1), (7, 40), (23, 10_000)])
 def test_loss_and_gradients_are_those_of_cross_entropy_however_it_is_cut(
     held: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "POSITIONS_MIN", held)
-    monkeypatch.setattr(module, "POSITIONS_MAX", held)
-    monkeypatch.setattr(module, "KERNEL_POSITIONS", held)
-    monkeypatch.setattr(module, "LOGITS_PER_CHUNK_CPU", chunk)
+    cut(monkeypatch, held, chunk)
     torch.manual_seed(0)
     leaves = [(5 * torch.randn(shape)).requires_grad_() for shape in ((23, 8), (13, 8), (13,))]
     query, embedding, bias = leaves
@@ -35,9 +39,7 @@ def test_loss_and_gradients_are_those_of_cross_entropy_however_it_is_cut(
 
 @pytest.mark.usefixtures("arithmetic")
 def test_further_targets_add_their_weighted_cross_entropies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "POSITIONS_MIN", 7)
-    monkeypatch.setattr(module, "POSITIONS_MAX", 7)
-    monkeypatch.setattr(module, "KERNEL_POSITIONS", 7)
+    cut(monkeypatch, held=7)
     torch.manual_seed(0)
     leaves = [(5 * torch.randn(shape)).requires_grad_() for shape in ((23, 8), (13, 8), (13,))]
     query, embedding, bias = leaves
@@ -62,10 +64,7 @@ def test_further_targets_add_their_weighted_cross_entropies(monkeypatch: pytest.
 def test_each_position_leaves_out_what_its_lane_has_had(
     held: int, chunk: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "POSITIONS_MIN", held)
-    monkeypatch.setattr(module, "POSITIONS_MAX", held)
-    monkeypatch.setattr(module, "KERNEL_POSITIONS", held)
-    monkeypatch.setattr(module, "LOGITS_PER_CHUNK_CPU", chunk)
+    cut(monkeypatch, held, chunk)
     torch.manual_seed(0)
     items, lanes, steps = 400, 3, 40
     leaves = [torch.randn(lanes * steps, 8), torch.randn(items, 8), torch.randn(items)]
