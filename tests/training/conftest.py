@@ -1,10 +1,17 @@
 """A small log with a pattern that a model can learn: every user walks a ring of items, some of them twice."""
 
+import os
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from training.log.histories import Histories, HistoryBuilder
+from training.model import kernels
 from training.model.lrurec import LRURec, Shape
+
+if not torch.cuda.is_available():  # read when Triton is imported, which the compiled layers of SASRec may do
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 RING = 12
 
@@ -19,6 +26,31 @@ def one_thread() -> None:
 def no_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests of the archive open one of their own."""
     monkeypatch.setenv("RECOMMENDER_ARCHIVE", "")
+
+
+@pytest.fixture
+def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within it, the kernels in Triton compute: on a GPU, which is the default device then, else interpreted."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        with torch.device("cuda"):
+            yield
+    else:
+        from training.model import gpu_kernels
+
+        monkeypatch.setattr(kernels, "on_gpu", lambda x: gpu_kernels if x.dtype in kernels.NAMES else None)
+        monkeypatch.setattr(kernels, "library", lambda: None)
+        monkeypatch.setattr(gpu_kernels, "PROGRAMS", 3)
+        softmax = gpu_kernels.softmax  # the interpreter multiplies bfloat16 as if it were integers: float16 stands in
+        half = {torch.bfloat16: torch.float16}
+        monkeypatch.setattr(
+            gpu_kernels,
+            "softmax",
+            lambda query, embedding, bias, mass, dtype, mask: softmax(
+                query, embedding, bias, mass, half.get(dtype, dtype), mask
+            ),
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

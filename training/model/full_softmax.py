@@ -3,7 +3,9 @@
 The logits of T positions over N items are the largest array of a step by far. They are made for a few positions and
 items at a time and turned into the gradients at once: memory does not grow with T, and an item's and a position's share
 of the work is three products of matrices (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018,
-has the running maximum). The compiled kernel does all three while the exponentials are in the cache.
+has the running maximum). The compiled kernel does all three while the exponentials are in the cache. The
+kernels of a GPU make them twice, for the positions and for the items, and never write them to memory, as FlashAttention
+does (Dao, 2023).
 """
 
 from collections.abc import Sequence
@@ -87,7 +89,10 @@ def full_softmax(
     mass = query.new_zeros(len(query))  # [T], the sum of the weights of a position's targets
     for asked in targets:
         mass[asked.positions] += asked.weight
-    summed = _kernel if query.device.type == "cpu" and kernels.library() else _chunks
+    if gpu := kernels.on_gpu(query):
+        summed = gpu.softmax
+    else:
+        summed = _kernel if query.device.type == "cpu" and kernels.library() else _chunks
     grad_query, normaliser, grad_embedding, grad_bias = summed(query, embedding, bias, mass, dtype, mask)
     # What the targets themselves add stays exact: it never meets the probabilities.
     losses, share = normaliser.mul_(mass), 1 / (positions or len(query))

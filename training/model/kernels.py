@@ -1,8 +1,8 @@
 """The compiled inner loops of a training step: built at first use, and done without where there is no compiler.
 
-The compiler is `CXX`, or what is found of c++, g++ and clang++. A shared library lies in the user's cache directory
-under a name made of its sources, the compiler and the CPU, so that a build is never used on a machine that it was not
-made for.
+On a CPU the compiler is `CXX`, or what is found of c++, g++ and clang++. A shared library lies in the user's cache
+directory under a name made of its sources, the compiler and the CPU, so that a build is never used on a machine that it
+was not made for. On a GPU they are Triton's, which compiles by itself.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 import structlog
@@ -24,6 +25,8 @@ FOLDER: Final = Path(__file__).parent
 SOURCES: Final = ("layers.cpp", "softmax.cpp")
 HEADERS: Final = ("arithmetic.hpp",)
 COMPILERS: Final = ("c++", "g++", "clang++")
+LAUNCHER_COMPILERS: Final = ("gcc", "clang")
+"""What Triton looks for besides `CC`, to start kernels with."""
 OPTIONS: Final = ("-std=c++20", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 RELAXED: Final = ("-fassociative-math", "-fno-signed-zeros", "-freciprocal-math", "-ffinite-math-only")
 """sums in any order; what is not finite shows in the loss, which PyTorch computes"""
@@ -47,6 +50,25 @@ def run(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> Non
 def suit(x: Tensor) -> bool:
     """Whether kernels can work on activations like these."""
     return x.device.type == "cpu" and x.dtype in NAMES and library() is not None
+
+
+def on_gpu(x: Tensor) -> ModuleType | None:
+    """`gpu_kernels`, if they can work on activations like these; None on a CPU, without Triton or its C compiler."""
+    return _triton() if x.is_cuda and x.dtype in NAMES else None
+
+
+@functools.cache
+def _triton() -> ModuleType | None:
+    try:
+        # imported only now: Triton is not everywhere, and takes its time
+        from training.model import gpu_kernels
+    except ImportError:
+        _log.warning("no Triton: training goes on without kernels for the GPU, slower")
+        return None
+    if not (os.environ.get("CC") or any(map(shutil.which, LAUNCHER_COMPILERS))):
+        _log.warning("no C compiler, which Triton needs: training goes on without kernels for the GPU, slower")
+        return None
+    return gpu_kernels
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The linear recurrence h_t = λ ⊙ h_{t-1} + u_t over a packed batch: three schedules, one signature, one adjoint.
+"""The linear recurrence h_t = λ ⊙ h_{t-1} + u_t over a packed batch: four schedules, one signature, one adjoint.
 
 A row of H complex numbers is 2H real ones, the real parts first.
 
@@ -8,9 +8,12 @@ takes bfloat16 as it comes.
 `sweep` walks through time once, all lanes and units at a time: T·H multiply-adds, one fused operation per step. It is
 the fastest on a CPU without a compiler.
 
+The GPU's kernel is parallel over lanes and units, and in time over the steps of a tile in its registers, whose prefixes
+it composes in a tree. It reads and writes each number once.
+
 `double` is parallel in time as well (Hillis and Steele, 1986): ⌈log₂ L⌉ passes, each adding the result of 2^k steps
-earlier, weighted with λ^(2^k). It does log₂ L times the work in few, large operations: right for a GPU, where a step of
-`sweep` is smaller than the launch of its kernel.
+earlier, weighted with λ^(2^k). It does log₂ L times the work in few, large operations: for a GPU without Triton, where
+a step of `sweep` is smaller than the launch of its kernel.
 
 The recurrence of the LRU: Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences" (ICML 2023).
 """
@@ -90,6 +93,8 @@ class _Scan(torch.autograd.Function):
             decay, inputs = decay.contiguous(), inputs.contiguous()
             states = torch.empty_like(inputs)
             kernels.run("scan", inputs.dtype, *_extent(packing, decay), decay, inputs, states)
+        elif gpu := kernels.on_gpu(inputs):
+            states = gpu.scan(decay, inputs, packing)
         else:
             advance = double if inputs.is_cuda else sweep
             states = _real(advance(_complex(decay), _complex(inputs), packing)).to(inputs.dtype)
@@ -105,6 +110,9 @@ class _Scan(torch.autograd.Function):
             grad_inputs, grad_decay = torch.empty_like(states), torch.zeros_like(decay)
             extent, arrays = _extent(packing, decay), (decay, states, grad_states.contiguous(), grad_inputs, grad_decay)
             kernels.run("scan_back", states.dtype, *extent, *arrays)
+            return grad_decay, grad_inputs, None
+        if gpu := kernels.on_gpu(states):
+            grad_inputs, grad_decay = gpu.scan_back(decay, states, grad_states, packing)
             return grad_decay, grad_inputs, None
         advance = double if states.is_cuda else sweep
         conjugate = _complex(decay).conj().resolve_conj()

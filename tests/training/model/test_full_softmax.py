@@ -8,8 +8,10 @@ from training.model.full_softmax import Targets, full_softmax
 from training.model.seen import Seen
 
 
-@pytest.fixture(params=["kernels", "pytorch"])
+@pytest.fixture(params=["kernels", "pytorch", "gpu kernels"])
 def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "gpu kernels":
+        request.getfixturevalue("gpu_kernels")
     if request.param == "pytorch":
         monkeypatch.setattr("training.model.kernels.library", lambda: None)
 
