@@ -33,12 +33,13 @@ def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Within it, the kernels in Triton compute: on a GPU, which is the default device then, else interpreted."""
     pytest.importorskip("triton")
     if torch.cuda.is_available():
+        assert kernels.gpu_kernels_for(torch.zeros(1, device="cuda"))
         with torch.device("cuda"):
             yield
     else:
         from training.model import gpu_kernels
 
-        monkeypatch.setattr(kernels, "on_gpu", lambda x: gpu_kernels if x.dtype in kernels.NAMES else None)
+        monkeypatch.setattr(kernels, "gpu_kernels_for", lambda x: gpu_kernels if x.dtype in kernels.NAMES else None)
         monkeypatch.setattr(kernels, "library", lambda: None)
         monkeypatch.setattr(gpu_kernels, "PROGRAMS", 3)
         softmax = gpu_kernels.softmax  # the interpreter multiplies bfloat16 as if it were integers: float16 stands in

@@ -89,7 +89,7 @@ def full_softmax(
     mass = query.new_zeros(len(query))  # [T], the sum of the weights of a position's targets
     for asked in targets:
         mass[asked.positions] += asked.weight
-    if gpu := kernels.on_gpu(query):
+    if (gpu := kernels.gpu_kernels_for(query)) and query.shape[1] <= gpu.WIDEST:
         summed = gpu.softmax
     else:
         summed = _kernel if query.device.type == "cpu" and kernels.library() else _chunks

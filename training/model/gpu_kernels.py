@@ -12,30 +12,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from training.model.packing import Packing
+from training.model.packing import Packing, pack
 from training.model.seen import Mask
 
-STEPS, UNITS = 32, 32
-"""Of a lane, that a program of the recurrence has in its registers at a time."""
-POSITIONS, ITEMS = 64, 64
-"""Whose logits a program of the softmax has in its registers at a time."""
-PROGRAMS: Final = 512
-"""That keep a GPU busy: for a small catalogue, the positions are cut into parts that are summed up afterwards."""
+STEPS_PER_TILE, UNITS_PER_TILE = 32, 32
+"""What a program of the recurrence has in its registers at a time, of one lane."""
+POSITIONS_PER_TILE, ITEMS_PER_TILE = 64, 64
+"""What a program of the softmax has the logits of in its registers at a time."""
+PROGRAMS = 512
+"""How many keep a GPU busy: for a small catalogue, the positions are cut into parts that are summed up afterwards."""
+NARROWEST, WIDEST = 16, 128
+"""Columns of a product: Triton's least, and the most that a tile of the softmax has room for on every GPU."""
 LEFT_OUT: Final = tl.constexpr(-1e30)
-"""As in full_softmax.py."""
-SMALLEST_PRODUCT: Final = 16
+"""Logit of an item that is no candidate: as in full_softmax.py."""
 
 
 def scan(decay: Tensor, inputs: Tensor, packing: Packing) -> Tensor:
     """All states of the recurrence that `training.model.scan` describes."""
-    states = torch.empty_like(inputs)
+    states = inputs.new_empty(inputs.shape)
     _run_scan(decay, inputs, None, states, None, packing)
     return states
 
 
 def scan_back(decay: Tensor, states: Tensor, grad_states: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
     """Its adjoint: the gradients of `inputs` and of `decay`."""
-    grad_inputs = torch.empty_like(states)
+    grad_inputs = states.new_empty(states.shape)
     grad_decay = decay.new_empty(packing.alive, len(decay))
     _run_scan(decay, grad_states, states, grad_inputs, grad_decay, packing)
     return grad_inputs, grad_decay.sum(0)
@@ -44,38 +45,57 @@ def scan_back(decay: Tensor, states: Tensor, grad_states: Tensor, packing: Packi
 def softmax(
     query: Tensor, embedding: Tensor, bias: Tensor, mass: Tensor, dtype: torch.dtype, mask: Mask | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `full_softmax` expects of its arithmetic: [T, D], [T], [N, D] and [N]."""
+    """What `full_softmax` asks of its arithmetic, for D of at most `WIDEST`: the fields of its `_Expected`."""
     (positions, width), items = query.shape, len(embedding)
     queries, rows = query.to(dtype).contiguous(), embedding.to(dtype).contiguous()
-    expected, normaliser = torch.empty_like(query), query.new_empty(positions)
-    blocks = triton.cdiv(items, ITEMS)
+    expected, normaliser = query.new_empty(query.shape), query.new_empty(positions)
+    blocks = triton.cdiv(items, ITEMS_PER_TILE)
     parts = triton.cdiv(PROGRAMS, blocks)
     sums, bias_sums = query.new_empty(parts, items, width), query.new_empty(parts, items)
-    given = queries, rows, bias.contiguous(), mass, *(mask or (None, None, None))
+    given = (
+        queries,
+        rows,
+        bias.contiguous(),
+        mass,
+        *([each.contiguous() for each in mask] if mask else (None, None, None)),
+    )
     sizes: dict[str, Any] = {
         "positions": positions,
         "items": items,
         "WIDTH": width,
-        "POSITIONS": POSITIONS,
-        "ITEMS": ITEMS,
-        "COLUMNS": max(triton.next_power_of_2(width), SMALLEST_PRODUCT),
+        "POSITIONS": POSITIONS_PER_TILE,
+        "ITEMS": ITEMS_PER_TILE,
+        "COLUMNS": max(triton.next_power_of_2(width), NARROWEST),
     }
-    _of_positions[triton.cdiv(positions, POSITIONS),](*given, expected, normaliser, **sizes)
+    _of_positions[triton.cdiv(positions, POSITIONS_PER_TILE),](*given, expected, normaliser, **sizes)
     _of_items[blocks, parts](*given, normaliser, sums, bias_sums, **sizes)
     return expected, normaliser, sums.sum(0), bias_sums.sum(0)
+
+
+def probe() -> None:
+    """Run every kernel once on the present GPU, whatever it takes to compile and start them.
+
+    Raises:
+        Exception: of Triton's, if they cannot be run here.
+    """
+    packing, decay = pack([2, 1]), torch.ones(2, device="cuda")
+    states = scan(decay, torch.ones(3, 2, device="cuda"), packing)
+    scan_back(decay, states, states, packing)
+    rows = torch.ones(3, NARROWEST, device="cuda")
+    softmax(rows, rows, decay.new_zeros(3), decay.new_ones(3), torch.bfloat16, None)
+    torch.cuda.synchronize()
 
 
 def _run_scan(
     decay: Tensor, inputs: Tensor, before: Tensor | None, states: Tensor, of_decay: Tensor | None, packing: Packing
 ) -> None:
-    units, device = len(decay) // 2, inputs.device
-    block = min(triton.next_power_of_2(units), UNITS)
-    offsets, lengths = (torch.from_numpy(each).to(device) for each in (packing.offsets, packing.lengths))
-    tensors = decay.contiguous(), inputs.contiguous(), before, states, of_decay
-    if packing.alive:
-        _scan[packing.alive, triton.cdiv(units, block)](
-            *tensors, offsets, lengths, UNITS=units, STEPS=STEPS, BLOCK=block
-        )
+    if not packing.alive:
+        return
+    offsets, lengths = (torch.from_numpy(each).to(inputs.device) for each in (packing.offsets, packing.lengths))
+    units = len(decay) // 2
+    sizes = {"UNITS": units, "STEPS": STEPS_PER_TILE, "BLOCK": min(triton.next_power_of_2(units), UNITS_PER_TILE)}
+    given = decay.contiguous(), inputs.contiguous(), before, states, of_decay, offsets, lengths
+    _scan[packing.alive, triton.cdiv(units, sizes["BLOCK"])](*given, **sizes)
 
 
 @triton.jit
@@ -93,7 +113,7 @@ def _compose(a_real, a_imag, b_real, b_imag, c_real, c_imag, d_real, d_imag):
 def _scan(
     decay,
     inputs,
-    before,  # None, or the states of the recurrence whose adjoint this is: back in time, with λ's conjugate
+    before,  # None for the recurrence; for its adjoint the states, while `inputs` and `states` are gradients
     states,
     of_decay,  # [lanes, 2 UNITS] with `before`: each lane's share of λ's gradient, Σ conj(h of the step before) ⊙ state
     offsets,
@@ -102,6 +122,7 @@ def _scan(
     STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """The adjoint goes back in time, with λ's conjugate."""
     lane = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     in_row = unit < UNITS
@@ -163,7 +184,7 @@ def _logits(query, row, bias, lane, time, first, position, item, positions, item
     return tl.where(is_candidate, logits, LEFT_OUT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["positions"])
 def _of_positions(
     queries,
     rows,
@@ -201,7 +222,7 @@ def _of_positions(
     tl.store(normaliser + position, largest + tl.log(total), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["positions"])
 def _of_items(
     queries,
     rows,

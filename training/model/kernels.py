@@ -25,8 +25,6 @@ FOLDER: Final = Path(__file__).parent
 SOURCES: Final = ("layers.cpp", "softmax.cpp")
 HEADERS: Final = ("arithmetic.hpp",)
 COMPILERS: Final = ("c++", "g++", "clang++")
-LAUNCHER_COMPILERS: Final = ("gcc", "clang")
-"""What Triton looks for besides `CC`, to start kernels with."""
 OPTIONS: Final = ("-std=c++20", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 RELAXED: Final = ("-fassociative-math", "-fno-signed-zeros", "-freciprocal-math", "-ffinite-math-only")
 """sums in any order; what is not finite shows in the loss, which PyTorch computes"""
@@ -52,21 +50,20 @@ def suit(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in NAMES and library() is not None
 
 
-def on_gpu(x: Tensor) -> ModuleType | None:
-    """`gpu_kernels`, if they can work on activations like these; None on a CPU, without Triton or its C compiler."""
-    return _triton() if x.is_cuda and x.dtype in NAMES else None
+def gpu_kernels_for(x: Tensor) -> ModuleType | None:
+    """`gpu_kernels`, if they can work on activations like these; None on a CPU, and where Triton cannot be used."""
+    return _gpu_kernels() if x.is_cuda and x.dtype in NAMES else None
 
 
 @functools.cache
-def _triton() -> ModuleType | None:
+def _gpu_kernels() -> ModuleType | None:
     try:
         # imported only now: Triton is not everywhere, and takes its time
         from training.model import gpu_kernels
-    except ImportError:
-        _log.warning("no Triton: training goes on without kernels for the GPU, slower")
-        return None
-    if not (os.environ.get("CC") or any(map(shutil.which, LAUNCHER_COMPILERS))):
-        _log.warning("no C compiler, which Triton needs: training goes on without kernels for the GPU, slower")
+
+        gpu_kernels.probe()
+    except Exception as error:  # whatever a compiler and a driver that are not ours may raise
+        _log.warning("no kernels for the GPU: training goes on without, slower", error=str(error)[:500])
         return None
     return gpu_kernels
 

@@ -93,7 +93,7 @@ class _Scan(torch.autograd.Function):
             decay, inputs = decay.contiguous(), inputs.contiguous()
             states = torch.empty_like(inputs)
             kernels.run("scan", inputs.dtype, *_extent(packing, decay), decay, inputs, states)
-        elif gpu := kernels.on_gpu(inputs):
+        elif decay.dtype == torch.float32 and (gpu := kernels.gpu_kernels_for(inputs)):
             states = gpu.scan(decay, inputs, packing)
         else:
             advance = double if inputs.is_cuda else sweep
@@ -111,7 +111,7 @@ class _Scan(torch.autograd.Function):
             extent, arrays = _extent(packing, decay), (decay, states, grad_states.contiguous(), grad_inputs, grad_decay)
             kernels.run("scan_back", states.dtype, *extent, *arrays)
             return grad_decay, grad_inputs, None
-        if gpu := kernels.on_gpu(states):
+        if decay.dtype == torch.float32 and (gpu := kernels.gpu_kernels_for(states)):
             grad_inputs, grad_decay = gpu.scan_back(decay, states, grad_states, packing)
             return grad_decay, grad_inputs, None
         advance = double if states.is_cuda else sweep
