@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor
 
 from training.log.histories import Histories, HistoryBuilder
 from training.model import kernels
 from training.model.lrurec import LRURec, Shape
+from training.model.seen import Mask
 
 if not torch.cuda.is_available():  # read when Triton is imported, which the compiled layers of SASRec may do
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -29,29 +32,30 @@ def no_archive(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """Within it, the kernels in Triton compute: on a GPU, which is the default device then, else interpreted."""
     pytest.importorskip("triton")
     if torch.cuda.is_available():
-        assert kernels.gpu_kernels_for(torch.zeros(1, device="cuda"))
+        found = kernels.gpu_kernels_for(torch.zeros(1, device="cuda"))
+        assert found
         with torch.device("cuda"):
-            yield
-    else:
-        from training.model import gpu_kernels
+            yield found
+        return
+    from training.model import gpu_kernels
 
-        monkeypatch.setattr(kernels, "gpu_kernels_for", lambda x: gpu_kernels if x.dtype in kernels.NAMES else None)
-        monkeypatch.setattr(kernels, "library", lambda: None)
-        monkeypatch.setattr(gpu_kernels, "PROGRAMS", 3)
-        softmax = gpu_kernels.softmax  # the interpreter multiplies bfloat16 as if it were integers: float16 stands in
-        half = {torch.bfloat16: torch.float16}
-        monkeypatch.setattr(
-            gpu_kernels,
-            "softmax",
-            lambda query, embedding, bias, mass, dtype, mask: softmax(
-                query, embedding, bias, mass, half.get(dtype, dtype), mask
-            ),
-        )
-        yield
+    softmax, half = gpu_kernels.softmax, {torch.bfloat16: torch.float16}
+
+    def in_float16(
+        query: Tensor, embedding: Tensor, bias: Tensor, mass: Tensor, dtype: torch.dtype, mask: Mask | None
+    ) -> tuple[Tensor, ...]:
+        """The interpreter multiplies bfloat16 as if they were integers."""
+        return softmax(query, embedding, bias, mass, half.get(dtype, dtype), mask)
+
+    monkeypatch.setattr(kernels, "gpu_kernels_for", lambda x: gpu_kernels if x.dtype in kernels.NAMES else None)
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(gpu_kernels, "PROGRAMS", 3)
+    monkeypatch.setattr(gpu_kernels, "softmax", in_float16)
+    yield gpu_kernels
 
 
 @pytest.fixture(scope="session")

@@ -52,13 +52,8 @@ def softmax(
     blocks = triton.cdiv(items, ITEMS_PER_TILE)
     parts = triton.cdiv(PROGRAMS, blocks)
     sums, bias_sums = query.new_empty(parts, items, width), query.new_empty(parts, items)
-    given = (
-        queries,
-        rows,
-        bias.contiguous(),
-        mass,
-        *([each.contiguous() for each in mask] if mask else (None, None, None)),
-    )
+    had = [each.contiguous() for each in mask] if mask else [None, None, None]
+    given = queries, rows, bias.contiguous(), mass, *had
     sizes: dict[str, Any] = {
         "positions": positions,
         "items": items,
@@ -72,18 +67,25 @@ def softmax(
     return expected, normaliser, sums.sum(0), bias_sums.sum(0)
 
 
-def probe() -> None:
-    """Run every kernel once on the present GPU, whatever it takes to compile and start them.
+def probe(device: str = "cuda") -> None:
+    """Run every kernel once, whatever it takes to compile and start them, and see that it computes what it should.
 
     Raises:
-        Exception: of Triton's, if they cannot be run here.
+        AssertionError: it does not.
+        Exception: whatever Triton raises, if they cannot be run here.
     """
-    packing, decay = pack([2, 1]), torch.ones(2, device="cuda")
-    states = scan(decay, torch.ones(3, 2, device="cuda"), packing)
-    scan_back(decay, states, states, packing)
-    rows = torch.ones(3, NARROWEST, device="cuda")
-    softmax(rows, rows, decay.new_zeros(3), decay.new_ones(3), torch.bfloat16, None)
-    torch.cuda.synchronize()
+    length = 2 * STEPS_PER_TILE + 3
+    packing, half = pack([length, 1]), torch.tensor([0.5, 0.0], device=device)
+    ones = torch.tensor([1.0, 0.0], device=device).expand(length + 1, 2)
+    states = scan(half, ones, packing)
+    torch.testing.assert_close(states[-1], 4 * half)  # 1 + 1/2 + 1/4 + …
+    of_inputs, of_decay = scan_back(half, states, ones, packing)
+    torch.testing.assert_close(of_inputs[0], states[-1])
+    torch.testing.assert_close(of_decay, (of_inputs[2:] * states[[0, *range(2, length)]][:, :1]).sum(0))
+    rows = torch.linspace(-1, 1, 3 * NARROWEST, device=device).view(3, NARROWEST)
+    weights = torch.softmax(rows @ rows.T, 1)
+    expected, _, sums, _ = softmax(rows, rows, rows.new_zeros(3), rows.new_ones(3), torch.bfloat16, None)
+    torch.testing.assert_close((expected, sums), (weights @ rows, weights.T @ rows), atol=0.05, rtol=0.05)
 
 
 def _run_scan(

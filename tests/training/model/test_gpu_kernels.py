@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from structlog.testing import capture_logs
+from torch import Tensor
 
 from training.model import kernels
 
@@ -61,6 +64,25 @@ def test_kernels_compile_for_a_gpu_that_is_not_here(capability: int, tmp_path: P
     for _, size, shared in lines:
         assert int(size) > 1000
         assert int(shared) <= 99 * 1024  # what a program may share on the smallest of them
+
+
+def test_kernels_that_work_pass_their_probe(gpu_kernels: ModuleType) -> None:
+    gpu_kernels.probe(torch.get_default_device().type)
+
+
+@pytest.mark.parametrize("kernel", ["scan", "scan_back", "softmax"])
+def test_the_probe_finds_a_kernel_that_computes_something_else(
+    kernel: str, gpu_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right: Callable[..., Tensor | tuple[Tensor, ...]] = getattr(gpu_kernels, kernel)
+
+    def wrong(*given: object) -> Tensor | tuple[Tensor, ...]:
+        found = right(*given)
+        return 1.2 * found if isinstance(found, Tensor) else (1.2 * found[0], *found[1:])
+
+    monkeypatch.setattr(gpu_kernels, kernel, wrong)
+    with pytest.raises(AssertionError, match="not close"):
+        gpu_kernels.probe(torch.get_default_device().type)
 
 
 def test_training_goes_on_without_them_where_they_cannot_run() -> None:
