@@ -69,7 +69,7 @@ def by_size(sizes: Sizes) -> Recipe:
         epochs=round(min(max(8.9 + 6.1 * math.log10(per_item), 10), 30)),
         learning_rate=5e-3 if sparse else 4e-3,
         warmup_steps=400 if sparse else 800,
-        dropout=round(min(max(0.806 - 0.2457 * math.log10(per_item), 0.2), 0.7), 2),
+        dropout=round(min(max(0.858 - 0.307 * math.log10(per_item), 0.1), 0.7), 2),
         ahead=(0.5, 0.25) if sparse else (),
         negatives=NEGATIVES if sizes.items > LARGE_CATALOGUE else None,
         ema=0.999 if sparse else 0.9995,
