@@ -3,9 +3,9 @@
 The logits of T positions over N items are the largest array of a step by far. They are made for a few positions and
 items at a time and turned into the gradients at once: memory does not grow with T, and an item's and a position's share
 of the work is three products of matrices (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018,
-has the running maximum). The compiled kernel does all three while the exponentials are in the cache. The
-kernels of a GPU make them twice, for the positions and for the items, and never write them to memory, as FlashAttention
-does (Dao, 2023).
+has the running maximum). The compiled kernel does all three while the exponentials are in the cache. The kernels of a
+GPU make them twice, for the positions and for the items, and never write them to memory, as FlashAttention does (Dao,
+2023).
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The inner loops of a training step on a GPU, in Triton: the recurrence with its adjoint, and the softmax.
 
-None of them keeps anything in memory that is larger than what goes in or out. What they compute is tested against plain
-PyTorch, in Triton's interpreter where there is no GPU.
+Logits and the steps of the recurrence's tree never leave a program's registers; what is summed over positions or lanes
+is written in parts. What they compute is tested against plain PyTorch, in Triton's interpreter where there is no GPU.
 """
 # ruff: noqa: N803 (a kernel's constants)
 

@@ -2,7 +2,7 @@
 
 On a CPU the compiler is `CXX`, or what is found of c++, g++ and clang++. A shared library lies in the user's cache
 directory under a name made of its sources, the compiler and the CPU, so that a build is never used on a machine that it
-was not made for. On a GPU they are Triton's, which compiles by itself.
+was not made for. On a GPU they are Triton's, which needs a C compiler to start them.
 """
 
 import ctypes

@@ -82,9 +82,8 @@ def test_bfloat16_goes_in_and_out_and_the_state_between_steps_is_float32() -> No
     states = scan(decay, narrow, packing)
     assert states.dtype == torch.bfloat16
     exact = scan(decay, narrow.float(), packing)
-    torch.testing.assert_close(
-        states, exact.to(torch.bfloat16), atol=1e-5, rtol=2**-7
-    )  # Triton's interpreter truncates
+    step = 2**-7  # of bfloat16: Triton's interpreter truncates
+    torch.testing.assert_close(states, exact.to(torch.bfloat16), atol=1e-5, rtol=step)
 
 
 def test_a_scan_without_an_initial_state_starts_from_zero() -> None:
